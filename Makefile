@@ -1,0 +1,94 @@
+# qemu-sidecar: make help says what there is.
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+BUILD ?= build
+-include $(BUILD)/config-host.mak
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+FOLDERS := util block vma backup qapi hmp emulator migration
+MAINS := qemu-sidecar.c vma/main.c
+SOURCES := $(filter-out $(MAINS),$(wildcard $(FOLDERS:%=%/*.c)))
+OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
+LIBRARY := $(BUILD)/libsidecar.a
+PROGRAMS := $(patsubst %,$(BUILD)/%,$(if $(wildcard qemu-sidecar.c),qemu-sidecar) $(if $(wildcard vma/main.c),vma))
+UNIT := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test-*.c))
+UNIT_HELPERS := $(filter-out $(wildcard tests/unit/test-*.c),$(wildcard tests/unit/*.c))
+BENCH := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c))
+FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz-*.c))
+TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
+
+INCLUDES := -I$(BUILD) -Iinclude
+GENERATED :=
+-include qapi/qapi.mk
+
+COMPILE = $(CC) $(CPPFLAGS) $(INCLUDES) $(CFLAGS) -MMD -MP
+LINK = $(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIBS)
+
+.PHONY: all tools help
+all: $(PROGRAMS)
+tools: $(TOOLS)
+
+help:
+	@echo 'make              build/qemu-sidecar and build/vma'
+	@echo 'make demo         the main job, on a real Debian guest with PostgreSQL'
+	@echo 'make check        all tests (check-unit, check-system, check-headers)'
+	@echo 'make check-asan   unit tests under ASan and UBSan;  check-tsan: under TSan'
+	@echo 'make check-long   the long loops'
+	@echo 'make bench        ratios against other tools, as a table'
+	@echo 'make install      to PREFIX (./configure --prefix=...), DESTDIR honoured'
+
+# Configure by itself when nobody has; again when configure changed.
+$(BUILD)/config-host.mak: configure VERSION
+	@if [ -f $@ ]; then eval "./configure $(CONFIGURE_ARGS)"; else ./configure --build=$(BUILD); fi
+
+$(OBJECTS) $(MAINS:%.c=$(BUILD)/obj/%.o): $(BUILD)/config-host.mak | $(GENERATED)
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	@$(COMPILE) -c -o $@ $<
+
+$(LIBRARY): $(OBJECTS)
+	@echo "  AR    $@"
+	@rm -f $@
+	@ar rcs $@ $(OBJECTS)
+
+$(BUILD)/qemu-sidecar: $(BUILD)/obj/qemu-sidecar.o $(LIBRARY)
+	@echo "  LINK  $@"
+	@$(LINK)
+
+$(BUILD)/vma: $(BUILD)/obj/vma/main.o $(LIBRARY)
+	@echo "  LINK  $@"
+	@$(LINK)
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(UNIT_HELPERS:%.c=$(BUILD)/obj/%.o) $(LIBRARY)
+	@mkdir -p $(@D)
+	@$(LINK)
+$(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(LIBRARY)
+	@mkdir -p $(@D)
+	@$(LINK)
+$(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(LIBRARY)
+	@mkdir -p $(@D)
+	@$(LINK)
+$(BUILD)/tools/%: $(BUILD)/obj/tests/tools/%.o $(LIBRARY)
+	@mkdir -p $(@D)
+	@$(LINK)
+
+.SECONDARY:
+
+-include tests/tests.mk
+
+.PHONY: install clean
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
+
+clean:
+	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/tools $(BUILD)/bench $(BUILD)/fuzz $(LIBRARY) $(PROGRAMS) $(GENERATED)
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,93 @@
+/*
+ * Live backup of a VM's drives: copy-before-write, all drives at one instant.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_BACKUP_BACKUP_H
+#define SIDECAR_BACKUP_BACKUP_H
+
+#include "block/block.h"
+
+#define BACKUP_CLUSTER_SIZE 65536
+#define BACKUP_BUFFER_DEFAULT (64 * 1024 * 1024)
+
+/*
+ * Where a backup goes.  One static table a format, listed in
+ * backup/drivers.c.  Called from one thread (the job's writer thread), except
+ * cancel, which any thread may call at any time between open and close and
+ * which makes a blocked call return with SIDECAR_ERROR_CANCELLED.
+ */
+typedef struct BackupDriver BackupDriver;
+struct BackupDriver {
+    const char *format; /* "vma" */
+    /* @spec as in QMP's backup-file; @fd >= 0: write to that instead (taken
+     * over, also on failure).  Nothing is visible under the final name before
+     * complete. */
+    void *(*open)(const char *spec, int fd, const uint8_t uuid[16],
+                  GError **errp);
+    bool (*register_config)(void *opaque, const char *name, const void *data,
+                            size_t len, GError **errp);
+    /* A stream of @size bytes; returns its id (1…254) or -1. */
+    int (*register_stream)(void *opaque, const char *name, uint64_t size,
+                           GError **errp);
+    /* One cluster (BACKUP_CLUSTER_SIZE bytes, NULL = zeros) of a stream.
+     * *zero_bytes: how much of it was zero. */
+    bool (*dump)(void *opaque, int stream, uint64_t cluster, const void *buf,
+                 size_t *zero_bytes, GError **errp);
+    /* Everything was dumped: make it durable and give it its name. */
+    bool (*complete)(void *opaque, GError **errp);
+    void (*cancel)(void *opaque);
+    /* Without complete before: remove everything. */
+    void (*close)(void *opaque);
+};
+
+typedef enum {
+    BACKUP_STATUS_NONE, /* no backup yet */
+    BACKUP_STATUS_ACTIVE,
+    BACKUP_STATUS_DONE,
+    BACKUP_STATUS_ERROR,
+    BACKUP_STATUS_CANCELLED,
+} BackupStatusCode;
+
+typedef struct {
+    BackupStatusCode status;
+    char *errmsg;           /* or NULL */
+    uint64_t total;         /* bytes of all drives */
+    uint64_t transferred;   /* of total; equals it at DONE */
+    uint64_t zero_bytes;    /* of transferred */
+    int64_t start_time, end_time; /* seconds since 1970; end 0 while active */
+    char *backup_file;
+    char uuid[37];
+    bool finishing;         /* only the archive is still being written */
+} BackupStatus;
+void backup_status_clear(BackupStatus *st);
+
+typedef struct {
+    const char *backup_file;  /* path or exec:CMD */
+    int target_fd;            /* >= 0: already resolved; taken over */
+    const char *format;       /* NULL: "vma" */
+    const char *const *config_files; /* paths, NULL-terminated, or NULL */
+    const char *devlist;      /* names separated by , ; : — NULL: every drive
+                                 with a medium that is not read-only */
+    int64_t speed;            /* bytes/s for the sweep, 0: no limit */
+    uint64_t buffer_size;     /* memory for old data, 0: BACKUP_BUFFER_DEFAULT */
+} BackupRequest;
+
+/* The backups of one VM: at most one at a time, and the status of the last. */
+typedef struct BackupManager BackupManager;
+
+/* @ctx is borrowed and outlives the manager. */
+BackupManager *backup_manager_new(BlockContext *ctx);
+/* Cancels what runs and waits for it. */
+void backup_manager_free(BackupManager *mgr);
+/* Not on the main thread: reads config files, opens the archive, drains the
+ * drives.  On return the instant has been taken.  The uuid as text (free with
+ * g_free), or NULL. */
+char *backup_start(BackupManager *mgr, const BackupRequest *req, GError **errp);
+/* Returns when the job has ended and the archive is gone; also with no job.
+ * Not on the main thread. */
+void backup_cancel(BackupManager *mgr);
+/* Any thread; @st is filled with copies (backup_status_clear). */
+void backup_query(BackupManager *mgr, BackupStatus *st);
+
+#endif

@@ -1,0 +1,49 @@
+/*
+ * The NBD export of a VM's drives: fixed newstyle, structured replies,
+ * base:allocation, FUA, flush, trim, write-zeroes (no-hole, fast-zero),
+ * cache, multi-conn, block-size info.  Source of the protocol: the NBD
+ * project's doc/proto.md.
+ *
+ * One server a VM: a listening socket, an export a drive, a bounded pool of
+ * workers that all connections share.  A flush on one connection covers the
+ * writes answered on all.  Whatever a client sends, other clients and the
+ * images are not harmed: it gets an NBD error or is disconnected.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_BLOCK_NBD_SERVER_H
+#define SIDECAR_BLOCK_NBD_SERVER_H
+
+#include "block/block.h"
+#include <sys/types.h>
+
+typedef struct NbdServer NbdServer;
+
+/* @workers 1…256: how many requests may run at once.  Main thread. */
+NbdServer *nbd_server_new(unsigned workers, GError **errp);
+
+/* Listen on a unix socket that the caller has bound or will bind:
+ * @path starting with '@' is an abstract name, else a file that is created
+ * with mode 0600 and removed by nbd_server_free. */
+bool nbd_server_listen_unix(NbdServer *srv, const char *path, GError **errp);
+
+/* Only this process (and this uid) may connect; 0: same uid is enough.
+ * Checked with SO_PEERCRED at accept.  May be called later. */
+void nbd_server_allow_pid(NbdServer *srv, pid_t pid);
+
+/* Offer @blk under @name (1…4095 bytes UTF-8).  The size that clients see is
+ * read at connect time. */
+bool nbd_server_add(NbdServer *srv, const char *name, BlockBackend *blk,
+                    bool read_only, GError **errp);
+/* Stop offering it and close its connections. */
+void nbd_server_remove(NbdServer *srv, const char *name);
+/* Close the connections of one export (NULL: of all) after the requests in
+ * flight were answered: clients that reconnect see a new size. */
+void nbd_server_drop_clients(NbdServer *srv, const char *name);
+/* How many connections an export has now. */
+unsigned nbd_server_connections(NbdServer *srv, const char *name);
+
+/* Close everything, wait for requests in flight, end the workers. */
+void nbd_server_free(NbdServer *srv);
+
+#endif

@@ -1,0 +1,47 @@
+/*
+ * QEMU as a child process: launch, inner QMP, exit.  The only folder that
+ * knows QEMU's command line and QEMU's own QMP.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_EMULATOR_EMULATOR_H
+#define SIDECAR_EMULATOR_EMULATOR_H
+
+#include <glib.h>
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+typedef struct Emulator Emulator;
+
+/*
+ * Inner QMP.  Commands are answered by id, so any number may be under way.
+ * @args is consumed and may be NULL.  @fds go along as SCM_RIGHTS and stay
+ * the caller's.  @cb runs on the main thread exactly once with the whole reply
+ * object ({"return": …} or {"error": …}; borrowed), or NULL when QEMU is gone.
+ * Any thread.
+ */
+typedef void EmuQmpReplyFn(void *opaque, json_object *reply);
+void emu_qmp_send(Emulator *emu, const char *command, json_object *args,
+                  const int *fds, size_t n_fds, EmuQmpReplyFn *cb,
+                  void *opaque);
+
+/* The same and wait: any thread but the main one.  A new reference to the
+ * value of "return", or NULL and QEMU's own error (class kept in the code,
+ * wording as QEMU gave it). */
+json_object *emu_qmp_call(Emulator *emu, const char *command, json_object *args,
+                          GError **errp);
+/* human-monitor-command; the text (g_free), or NULL. Not on the main thread. */
+char *emu_hmp_call(Emulator *emu, const char *line, GError **errp);
+
+/* QEMU's events, whole object with timestamp, borrowed, on the main thread;
+ * those that the sidecar caused itself have been taken out.  @name_changed…
+ * listeners are called in order of registration. */
+typedef void EmuEventFn(void *opaque, json_object *event);
+void emu_add_event_listener(Emulator *emu, EmuEventFn *fn, void *opaque);
+
+/* The greeting's QMP.version object, borrowed; known once running. */
+json_object *emu_qemu_version(Emulator *emu);
+pid_t emu_pid(Emulator *emu);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * The context of one VM: what a monitor command may reach.  Made in
+ * qemu-sidecar.c, borrowed by everybody else; it outlives the monitors.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_SIDECAR_H
+#define SIDECAR_SIDECAR_H
+
+#include "backup/backup.h"
+#include "block/block.h"
+#include "block/nbd-server.h"
+#include "emulator/emulator.h"
+
+typedef struct Sidecar {
+    GMainLoop *loop;
+    BlockContext *block;
+    NbdServer *nbd;
+    BackupManager *backup;
+    Emulator *emu;
+    struct MonitorSet *monitors; /* all QMP and HMP clients: events, fds */
+} Sidecar;
+
+#endif

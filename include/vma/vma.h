@@ -1,0 +1,75 @@
+/*
+ * VMA archives: writer and reader.  They move clusters and know nothing of the
+ * block layer.  The bytes are in docs/specs/vma.txt.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_VMA_VMA_H
+#define SIDECAR_VMA_VMA_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define VMA_BLOCK_SIZE 4096
+#define VMA_CLUSTER_SIZE 65536     /* sixteen blocks */
+#define VMA_MAX_DEVICES 254        /* dev_id 1…254 */
+#define VMA_MAX_CONFIGS 256
+
+/* ---- target of an archive -------------------------------------------- */
+
+/*
+ * Where the bytes of an archive go.  A new archive file is written under a
+ * temporary name in the same folder and gets its own name (without replacing
+ * anything) in vma_target_commit, after fsync; pipes, fds and exec: commands
+ * are only written and closed, and an exec: command must end with status 0.
+ */
+typedef struct VmaTarget VmaTarget;
+
+/* @spec: a path (must not exist), "exec:COMMAND", or "-" for standard output.
+ * A path that is a FIFO or a character device is written in place. */
+VmaTarget *vma_target_open(const char *spec, GError **errp);
+/* @fd is taken over; @name is for messages. */
+VmaTarget *vma_target_from_fd(int fd, const char *name, GError **errp);
+/* Everything or an error (also EPIPE, ENOSPC); blocks; wakes up with
+ * SIDECAR_ERROR_CANCELLED after vma_target_cancel. */
+bool vma_target_write(VmaTarget *t, const void *buf, size_t len, GError **errp);
+/* Make a blocked or later write fail.  Any thread. */
+void vma_target_cancel(VmaTarget *t);
+/* Sync, close, wait for the command, rename.  On failure nothing is left
+ * under either name.  Waiting for the command ends with vma_target_cancel. */
+bool vma_target_commit(VmaTarget *t, GError **errp);
+/* Without commit: what was written is removed, an exec: command is ended. */
+void vma_target_free(VmaTarget *t);
+const char *vma_target_name(const VmaTarget *t); /* for messages; borrowed */
+
+/* ---- writer ---------------------------------------------------------- */
+
+typedef struct VmaWriter VmaWriter;
+
+/* @target is borrowed and outlives the writer.  @uuid: 16 bytes.  @digest:
+ * write the digest extents.  One thread uses a writer at a time. */
+VmaWriter *vma_writer_new(VmaTarget *target, const uint8_t uuid[16],
+                          int64_t ctime, bool digest, GError **errp);
+/* Before the first cluster.  @name: a plain file name. */
+bool vma_writer_add_config(VmaWriter *w, const char *name, const void *data,
+                           size_t len, GError **errp);
+/* dev_id 1…254, or 0 with an error.  @size in bytes, any value > 0. */
+unsigned vma_writer_add_device(VmaWriter *w, const char *name, uint64_t size,
+                               GError **errp);
+/*
+ * Cluster @cluster of @dev_id: VMA_CLUSTER_SIZE bytes at @buf (what lies past
+ * the end of the device is ignored), or NULL for all zeros.  Blocks that are
+ * zero are found and left out.  Returns how many bytes of it were zeros and so
+ * not stored, or -1.  @buf is free to be reused when it returns.
+ */
+int64_t vma_writer_put_cluster(VmaWriter *w, unsigned dev_id, uint64_t cluster,
+                               const void *buf, GError **errp);
+/* Write out the last extent.  The caller commits the target afterwards.
+ * Fails unless every cluster of every device was put exactly once. */
+bool vma_writer_finish(VmaWriter *w, GError **errp);
+/* Bytes handed to the target so far. */
+uint64_t vma_writer_bytes(const VmaWriter *w);
+void vma_writer_free(VmaWriter *w);
+
+#endif
