@@ -10,21 +10,30 @@
 
 #define BACKUP_CLUSTER_SIZE 65536
 #define BACKUP_BUFFER_DEFAULT (64 * 1024 * 1024)
+#define BACKUP_SPILL_DEFAULT (INT64_C(8) * 1024 * 1024 * 1024)
+#define BACKUP_STALL_DEFAULT_MS 5000
 
 /*
  * Where a backup goes.  One static table a format, listed in
- * backup/drivers.c.  Called from one thread (the job's writer thread), except
- * cancel, which any thread may call at any time between open and close and
- * which makes a blocked call return with SIDECAR_ERROR_CANCELLED.
+ * backup/drivers.c.  One thread at a time calls it: new, open, the registering
+ * calls, dump any number of times, complete, close.  Only cancel may come from
+ * any other thread at any time between new and close, more than once; it never
+ * waits, and makes the call under way and all later ones but close return with
+ * SIDECAR_ERROR_CANCELLED soon.
  */
 typedef struct BackupDriver BackupDriver;
 struct BackupDriver {
     const char *format; /* "vma" */
+    size_t max_config_size;
+    unsigned max_configs, max_streams;
+
     /* @spec as in QMP's backup-file; @fd >= 0: write to that instead (taken
-     * over, also on failure).  Nothing is visible under the final name before
-     * complete. */
-    void *(*open)(const char *spec, int fd, const uint8_t uuid[16],
-                  GError **errp);
+     * over, also on failure).  Opens nothing and waits for nothing. */
+    void *(*new)(const char *spec, int fd, const uint8_t uuid[16],
+                 GError **errp);
+    /* May wait, for the reader of a FIFO say.  Nothing is visible under the
+     * final name before complete. */
+    bool (*open)(void *opaque, GError **errp);
     bool (*register_config)(void *opaque, const char *name, const void *data,
                             size_t len, GError **errp);
     /* A stream of @size bytes; returns its id (1…254) or -1. */
@@ -64,13 +73,22 @@ void backup_status_clear(BackupStatus *st);
 
 typedef struct {
     const char *backup_file;  /* path or exec:CMD */
-    int target_fd;            /* >= 0: already resolved; taken over */
+    int target_fd;            /* >= 0: already resolved; taken over, also on
+                                 failure.  Else -1 */
     const char *format;       /* NULL: "vma" */
     const char *const *config_files; /* paths, NULL-terminated, or NULL */
     const char *devlist;      /* names separated by , ; : — NULL: every drive
                                  with a medium that is not read-only */
     int64_t speed;            /* bytes/s for the sweep, 0: no limit */
     uint64_t buffer_size;     /* memory for old data, 0: BACKUP_BUFFER_DEFAULT */
+    /* When that is full because the archive is slow, guests' old data goes to
+     * an unlinked file in @spill_dir (NULL: $TMPDIR, else /var/tmp), of at most
+     * @spill_limit bytes (0: BACKUP_SPILL_DEFAULT, < 0: none). */
+    const char *spill_dir;
+    int64_t spill_limit;
+    /* How long a guest's write waits when neither has room before the backup is
+     * given up; 0: BACKUP_STALL_DEFAULT_MS. */
+    unsigned stall_ms;
 } BackupRequest;
 
 /* The backups of one VM: at most one at a time, and the status of the last. */
