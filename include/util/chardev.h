@@ -50,6 +50,27 @@ typedef struct {
 /* Start to accept. */
 void chardev_set_handlers(Chardev *chr, const ChardevHandlers *h, void *opaque);
 
+/*
+ * A terminal shared between a monitor and a front end of QEMU's, usually the
+ * guest's first serial port (-serial mon:stdio, -nographic, -chardev …,mux=on).
+ * The result is a Chardev whose client is the monitor's side.  The front end
+ * has the focus first; the escape key (1 = C-a) and then: h help, x quit,
+ * s commit, b break, t timestamps, c change sides, escape key itself: sent on.
+ * What the side without focus writes is shown all the same, as in QEMU.
+ */
+typedef struct {
+    void (*quit)(void *opaque);       /* x; after "QEMU: Terminated" was shown */
+    void (*send_break)(void *opaque); /* b, while the front end has the focus */
+    void (*commit)(void *opaque);     /* s */
+} ChardevMuxOps;
+
+/* @base and @serial_fd (our end of a stream socketpair whose other end is a
+ * socket chardev in QEMU; -1: there is no front end) are taken over, also on
+ * failure.  When the front end's end of file comes, the monitor goes on. */
+Chardev *chardev_mux_new(Chardev *base, int serial_fd, int escape,
+                         const ChardevMuxOps *ops, void *opaque,
+                         GError **errp);
+
 /* Queue bytes; never blocks.  A client that reads nothing while more than 16
  * MiB wait for it is disconnected.  Any thread. */
 void chardev_client_write(ChardevClient *client, const char *buf, size_t len);
