@@ -27,7 +27,8 @@
 typedef struct VmaTarget VmaTarget;
 
 /* @spec: a path (must not exist), "exec:COMMAND", or "-" for standard output.
- * A path that is a FIFO or a character device is written in place. */
+ * A path that is a FIFO or a character device is written in place; a FIFO is
+ * opened at the first write, which waits for a reader. */
 VmaTarget *vma_target_open(const char *spec, GError **errp);
 /* @fd is taken over; @name is for messages. */
 VmaTarget *vma_target_from_fd(int fd, const char *name, GError **errp);
@@ -37,7 +38,7 @@ bool vma_target_write(VmaTarget *t, const void *buf, size_t len, GError **errp);
 /* Make a blocked or later write fail.  Any thread. */
 void vma_target_cancel(VmaTarget *t);
 /* Sync, close, wait for the command, rename.  On failure nothing is left
- * under either name.  Waiting for the command ends with vma_target_cancel. */
+ * under either name (once the target is freed).  Waiting for the command ends with vma_target_cancel. */
 bool vma_target_commit(VmaTarget *t, GError **errp);
 /* Without commit: what was written is removed, an exec: command is ended. */
 void vma_target_free(VmaTarget *t);
@@ -48,13 +49,17 @@ const char *vma_target_name(const VmaTarget *t); /* for messages; borrowed */
 typedef struct VmaWriter VmaWriter;
 
 /* @target is borrowed and outlives the writer.  @uuid: 16 bytes.  @digest:
- * write the digest extents.  One thread uses a writer at a time. */
+ * write the digest extents.  One thread uses a writer at a time.  The writer
+ * has a thread of its own that hands complete extents to the target; errors of
+ * that come back from a later call, at the latest from vma_writer_finish. */
 VmaWriter *vma_writer_new(VmaTarget *target, const uint8_t uuid[16],
                           int64_t ctime, bool digest, GError **errp);
 /* Before the first cluster.  @name: a plain file name. */
 bool vma_writer_add_config(VmaWriter *w, const char *name, const void *data,
                            size_t len, GError **errp);
-/* dev_id 1…254, or 0 with an error.  @size in bytes, any value > 0. */
+/* dev_id 1…254, or 0 with an error.  @size in bytes, any value > 0.  The
+ * archive has it rounded up to a multiple of 512, with zeros at the end,
+ * because existing tools take no other sizes. */
 unsigned vma_writer_add_device(VmaWriter *w, const char *name, uint64_t size,
                                GError **errp);
 /*
@@ -65,11 +70,17 @@ unsigned vma_writer_add_device(VmaWriter *w, const char *name, uint64_t size,
  */
 int64_t vma_writer_put_cluster(VmaWriter *w, unsigned dev_id, uint64_t cluster,
                                const void *buf, GError **errp);
+/* Where the data of the next cluster may be read to, so that nothing needs to
+ * be copied: VMA_CLUSTER_SIZE bytes, aligned to VMA_BLOCK_SIZE.  Pass it on as
+ * @buf; valid until the next call.  Or NULL and an error. */
+void *vma_writer_buffer(VmaWriter *w, GError **errp);
 /* Write out the last extent.  The caller commits the target afterwards.
  * Fails unless every cluster of every device was put exactly once. */
 bool vma_writer_finish(VmaWriter *w, GError **errp);
-/* Bytes handed to the target so far. */
+/* Bytes written to the target so far.  Any thread. */
 uint64_t vma_writer_bytes(const VmaWriter *w);
+/* Before a successful finish: drops what is not written yet and cancels the
+ * target, which can then not be committed. */
 void vma_writer_free(VmaWriter *w);
 
 #endif
