@@ -41,8 +41,11 @@ help:
 	@echo 'make bench        ratios against other tools, as a table'
 	@echo 'make install      to PREFIX (./configure --prefix=...), DESTDIR honoured'
 
-# Configure by itself when nobody has; again when configure changed.
+# Configure by itself when nobody has; again when configure changed.  This runs
+# before the recipe of any goal, so those that promise to work on a machine with
+# nothing installed get their packages here.
 $(BUILD)/config-host.mak: configure VERSION
+	@$(if $(filter check% demo bench,$(MAKECMDGOALS)),scripts/install-deps build,:)
 	@if [ -f $@ ]; then eval "./configure $(CONFIGURE_ARGS)"; else ./configure --build=$(BUILD); fi
 
 $(OBJECTS) $(MAINS:%.c=$(BUILD)/obj/%.o): $(BUILD)/config-host.mak | $(GENERATED)

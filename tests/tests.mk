@@ -1,12 +1,49 @@
-# The tests.  Included by the Makefile.
+# The tests.  Included by the Makefile; docs/testing.md explains.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-.PHONY: check check-unit check-system check-headers check-asan check-tsan
+.PHONY: check check-unit check-system check-headers check-asan check-tsan check-long \
+	bench demo deps-check deps-demo guest
+
+SYSTEM := $(sort $(wildcard tests/system/*.py tests/system/*.sh))
+JOBS ?= $(shell nproc)
+# run-test: nothing on stdin, a time limit, and nothing may be left behind.
+PROVE = BUILD=$(abspath $(BUILD)) prove --jobs $(JOBS) --exec tests/run-test
+# Recipes that come after the packages have been installed start afresh.
+AGAIN = $(MAKE) --no-print-directory -j $(JOBS) BUILD=$(BUILD)
+
+deps-check deps-demo: deps-%:
+	@scripts/install-deps $*
+
+# Everything, ended by prove's summary.  The slow ones first, so that the last
+# minute is not spent waiting for one of them.
+check: deps-check
+	@$(AGAIN) all tools guest check-headers $(UNIT)
+	$(PROVE) $(SYSTEM) $(UNIT)
 
 # Unit tests are GLib's and speak TAP; prove runs them.
 check-unit: $(UNIT)
-	prove --jobs 2 --exec '' $(UNIT)
+	$(PROVE) $(UNIT)
+
+check-system: all tools guest
+	$(PROVE) $(SYSTEM)
+
+# The same tests with many more rounds, and those that are only for this.
+check-long: deps-check
+	@$(AGAIN) all tools guest
+	SIDECAR_TEST_LONG=1 SIDECAR_TIMEOUT_SCALE=20 $(PROVE) $(SYSTEM)
+
+# The small guest of the system tests (a kernel and an initramfs).
+guest:
+	@scripts/make-test-guest --build $(BUILD)
+
+demo: deps-demo
+	@$(AGAIN) all
+	@BUILD=$(abspath $(BUILD)) scripts/demo
+
+bench: deps-check
+	@$(AGAIN) all tools guest $(BENCH)
+	@BUILD=$(abspath $(BUILD)) tests/bench/run.py
 
 # Every public header compiles alone.
 HEADERS := $(shell find include -name '*.h')
