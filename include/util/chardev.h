@@ -1,12 +1,15 @@
 /*
  * Where monitors talk: the chardevs of QEMU's command line that the sidecar
  * serves itself.  stdio, unix and TCP sockets (listening or connecting, also
- * inherited by fd), telnet, and one side of a stdio multiplexed with the
- * guest's serial port.
+ * inherited by fd), telnet, and a multiplexer that puts a monitor and the
+ * guest's serial port on one of these (-serial mon:stdio, -nographic).
  *
  * A Chardev is an endpoint; a ChardevClient is one conversation on it.  A
- * listening socket has any number of clients at once; stdio has one for ever.
- * Everything here belongs to the main thread, except chardev_client_write.
+ * listening socket has any number of clients at once (one, when multiplexed);
+ * stdio has one for ever.  Everything here belongs to the main thread, except
+ * where it says "any thread".
+ *
+ * The program ignores SIGPIPE (chardev_new sees to it), as QEMU does.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -21,31 +24,60 @@ typedef struct Chardev Chardev;
 typedef struct ChardevClient ChardevClient;
 
 /*
- * @spec is what may follow -monitor/-qmp/-serial ("stdio",
- * "unix:/p,server=on,wait=off", "tcp:127.0.0.1:4444,server",
- * "telnet:…", "fd:…") or, with @option_form, what follows -chardev
+ * @spec is what may follow -monitor/-qmp/-serial ("stdio", "mon:stdio",
+ * "unix:/p,server=on,wait=off", "tcp:127.0.0.1:4444,server", "telnet:…") or,
+ * with @option_form, what follows -chardev
  * ("socket,id=m,path=/p,server=on,wait=off", "socket,id=m,fd=3,server=on",
  * "stdio,id=m,mux=on,signal=off").  NULL and an error in QEMU's words when it
  * can't be opened; SIDECAR_ERROR_NOT_SUPPORTED when it is a kind that the
- * sidecar leaves to QEMU (vc, pty, file, …).
+ * sidecar leaves to QEMU (vc, pty, file, websocket, TLS, logfile, …) or that
+ * nobody knows.  A listening socket listens on return; one that connects
+ * (without reconnect=) is connected.
  */
 Chardev *chardev_new(const char *spec, bool option_form, GError **errp);
-void chardev_free(Chardev *chr); /* closes clients; removes a unix socket it made */
+/* Would chardev_new take it?  Opens nothing; the errors are the same.  *id
+ * (g_free) and *mux may be NULL. */
+bool chardev_parse(const char *spec, bool option_form, char **id, bool *mux,
+                   GError **errp);
+/* A connected socket; @fd is taken over. */
+Chardev *chardev_new_fd(int fd);
+/* Closes the clients (what is queued is written as far as they take it within
+ * a second); removes a unix socket it made. */
+void chardev_free(Chardev *chr);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Chardev, chardev_free)
+
 /* wait=on: block until the first client is there, saying so on stderr as QEMU
- * does.  Before the main loop runs. */
+ * does; else returns at once.  Call it before the main loop runs and before
+ * SIGINT and SIGTERM are caught, so that they end the wait. */
 bool chardev_wait_connected(Chardev *chr, GError **errp);
-bool chardev_is_tty(const Chardev *chr); /* stdio on a terminal, telnet: echo and edit */
+
+const char *chardev_id(const Chardev *chr);     /* id=, or NULL; borrowed */
+bool chardev_is_mux(const Chardev *chr);        /* mux=on or mon: was said */
+bool chardev_is_tty(const Chardev *chr);        /* stdio on a terminal, telnet: echo and edit */
+/* "unix:/p,server=on", "stdio", … as QEMU's `info chardev`; g_free. */
+char *chardev_describe(const Chardev *chr);
+/* stdio on a terminal: lines and echo by the terminal (QMP), or byte by byte
+ * (HMP, and the state at the start).  Others: nothing. */
+void chardev_set_echo(Chardev *chr, bool echo);
 
 typedef struct {
     /* A client came (for stdio: at once, from the main loop).  The returned
-     * value is @client's opaque for the other two. */
+     * value is @client's opaque for the others. */
     void *(*open)(void *opaque, ChardevClient *client);
     /* Bytes, and the fds that came with them (taken over by the callee). */
     void (*input)(void *client_opaque, const char *buf, size_t len,
                   const int *fds, size_t n_fds);
     /* The client is gone or chardev_client_close was called; free what open
-     * made.  No write after it. */
+     * made.  Called from the main loop or chardev_free, never from within
+     * another function here. */
     void (*closed)(void *client_opaque);
+    /* May be NULL.  The client will send no more but may still read
+     * ("echo info status | socat - unix:mon").  Return true to keep it open
+     * until chardev_client_close; false: closed comes next. */
+    bool (*eof)(void *client_opaque);
+    /* May be NULL.  Behind a multiplexer: this client has (has no longer) the
+     * keyboard.  While it has not, what it writes is kept until it has. */
+    void (*focus)(void *client_opaque, bool in);
 } ChardevHandlers;
 /* Start to accept. */
 void chardev_set_handlers(Chardev *chr, const ChardevHandlers *h, void *opaque);
@@ -72,11 +104,58 @@ Chardev *chardev_mux_new(Chardev *base, int serial_fd, int escape,
                          GError **errp);
 
 /* Queue bytes; never blocks.  A client that reads nothing while more than 16
- * MiB wait for it is disconnected.  Any thread. */
+ * MiB wait for it is disconnected.  Any thread; nothing happens once the
+ * client is closed (who writes from other threads holds a reference). */
 void chardev_client_write(ChardevClient *client, const char *buf, size_t len);
-/* Stop or go on calling input (back-pressure).  Main thread. */
+/* Stop or go on calling input (back-pressure). */
 void chardev_client_pause(ChardevClient *client, bool paused);
+/* Behind a multiplexer: has it the keyboard?  Others: always. */
+bool chardev_client_has_focus(const ChardevClient *client);
 /* Flush what is queued, as far as the client takes it, then close. */
 void chardev_client_close(ChardevClient *client);
+/* Any thread. */
+ChardevClient *chardev_client_ref(ChardevClient *client);
+void chardev_client_unref(ChardevClient *client);
+
+/* Give the terminal back as it was found; may be called again and again, also
+ * in a signal handler.  Done by itself at exit and on fatal signals; needed
+ * only before _exit. */
+void chardev_stdio_restore(void);
+
+/* ---- multiplexer ----------------------------------------------------- */
+
+/*
+ * One conversation shared by several front ends, as QEMU's mux=on: all of them
+ * write, one has the keyboard; C-a c gives it to the next, in the order in
+ * which they were added.  C-a h, x, s, b, t and C-a C-a as in QEMU.
+ */
+typedef struct ChardevMux ChardevMux;
+
+typedef struct {
+    void (*quit)(void *opaque);       /* C-a x: end the emulator; NULL: nothing */
+    void (*commit)(void *opaque);     /* C-a s: commit all; NULL: nothing */
+    /* C-a b while front end @front (numbered from 0) has the keyboard, or a
+     * telnet break: e.g. QMP chardev-send-break. */
+    void (*send_break)(void *opaque, unsigned front);
+} ChardevMuxOps;
+
+/* @base is taken over; it has no handlers yet. */
+ChardevMux *chardev_mux_new(Chardev *base, const ChardevMuxOps *ops, void *opaque);
+/* Frees @base too.  Before it: free the front ends of chardev_mux_add (or the
+ * MonitorSet that took them). */
+void chardev_mux_free(ChardevMux *mux);
+/* A front end for a monitor: a Chardev to pass to monitor_add_hmp/qmp, which
+ * frees it.  It has one client whenever @base has one.  @hold: keep what it
+ * writes while it hasn't got the keyboard (HMP: true; QMP: false).  NULL: there
+ * are eight already. */
+Chardev *chardev_mux_add(ChardevMux *mux, bool hold);
+/* A front end for a serial port: our end of a socketpair whose other end is
+ * the guest's serial port (-chardev socket,fd=N); taken over.  Throttled both
+ * ways.  False: there are eight already. */
+bool chardev_mux_add_fd(ChardevMux *mux, int fd);
+/* Who has the keyboard at the start (default: the first one added).  QEMU gives
+ * it to the device: with -nographic the serial port. */
+void chardev_mux_focus(ChardevMux *mux, unsigned front);
+bool chardev_mux_wait_connected(ChardevMux *mux, GError **errp); /* of @base */
 
 #endif
