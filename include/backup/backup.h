@@ -68,6 +68,9 @@ typedef struct {
     char *backup_file;
     char uuid[37];
     bool finishing;         /* only the archive is still being written */
+    uint64_t guest_copied;  /* bytes that guests' writes had to read first */
+    uint64_t spilled;       /* of those, through the temporary file */
+    uint64_t memory;        /* bytes for old data, the most at once */
 } BackupStatus;
 void backup_status_clear(BackupStatus *st);
 

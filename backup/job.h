@@ -1,0 +1,146 @@
+/*
+ * One backup: its drives and their clusters, its threads, its end.
+ * The story is told at the head of backup/backup.c.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_BACKUP_JOB_H
+#define SIDECAR_BACKUP_JOB_H
+
+#include "backup/backup.h"
+#include "queue.h"
+#include "util/bitmap.h"
+#include "util/ratelimit.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+typedef struct BackupJob BackupJob;
+
+/*
+ * A drive in a backup.  A cluster goes through
+ *
+ *     untouched ──claimed──► being read ──saved──► handed over (or known zero)
+ *
+ * and who sets its bit in `claimed' is the one who reads it.  Bits are never
+ * cleared.  `zero' marks what guests' writes found to be zero: those clusters
+ * are given to the archive at the very end, and take no room until then.
+ */
+typedef struct {
+    /* constant while the backup runs */
+    BackupJob *job;
+    unsigned index;       /* in job->drives */
+    BlockBackend *blk;    /* claimed */
+    BlockNode *node;      /* a reference */
+    int64_t length;
+    uint64_t n_clusters;
+    int stream;           /* the driver's id */
+    bool has_holes;       /* worth asking the image for its zeros */
+
+    /* any thread */
+    Bitmap *claimed, *saved, *zero;
+    atomic_uint n_waiting; /* guests that wait for another's read */
+
+    pthread_mutex_t lock;      /* with saved_cond: to wait for a bit in `saved' */
+    pthread_cond_t saved_cond;
+} BackupDrive;
+
+typedef struct {
+    char *name; /* as it will be in the archive */
+    char *data;
+    size_t len;
+} BackupConfig;
+
+struct BackupJob {
+    /* constant once the job runs */
+    BlockContext *ctx;          /* borrowed */
+    const BackupDriver *drv;
+    BackupDrive *drives;
+    size_t n_drives;
+    BlockBackend **blks;        /* those of drives, for draining */
+    GPtrArray *configs;         /* of BackupConfig; until they are registered */
+    BackupQueue *queue;
+    uint64_t total;
+    char *backup_file;
+    uint8_t uuid[16];
+    int64_t start_time;
+    pthread_t writer;
+
+    /* any thread */
+    RateLimit limit;
+    atomic_bool stopped;        /* failed or cancelled; never cleared */
+    atomic_bool finishing;      /* everything is saved, all hooks are off */
+    atomic_bool completed;      /* the archive is whole and has its name */
+    atomic_uint_fast64_t transferred, zero_bytes;
+    atomic_uint_fast64_t guest_copied; /* bytes read by guests' writes */
+
+    pthread_mutex_t lock;
+    /* guarded by lock; target, queue and n_drives only where the job begins
+     * and ends */
+    void *target;               /* of drv; NULL before and after */
+    bool cancelled;             /* before any error */
+    BackupQueueStats queue_stats; /* of the queue that is gone */
+    GError *error;              /* the first one */
+};
+
+/* Lock order: BackupManager.lock, BackupJob.lock, then one of BackupDrive.lock,
+ * the queue's, the driver's own. */
+
+/* ---- request.c --------------------------------------------------------- */
+
+/* Check what was asked for; opens no archive, claims the drives.  NULL and an
+ * error, or a job for backup_job_start. @drivers: NULL-terminated. */
+BackupJob *backup_job_new(BlockContext *ctx, const BackupRequest *req,
+                          const BackupDriver *const *drivers, GError **errp);
+
+/* ---- job.c --------------------------------------------------------------- */
+
+/* Open the archive, take the instant, start.  May wait for the archive.
+ * False: the job never ran, free it. */
+bool backup_job_start(BackupJob *job, const BackupRequest *req, GError **errp);
+/* Run until all is saved, and the archive complete; or until it has failed or
+ * was cancelled, and the archive is gone.  Afterwards only what
+ * backup_job_result and the counters say is of interest. */
+void backup_job_run(BackupJob *job);
+/* NULL: done.  The code SIDECAR_ERROR_CANCELLED: cancelled.  Borrowed. */
+const GError *backup_job_result(BackupJob *job);
+bool backup_job_cancelled(BackupJob *job);
+void backup_job_get_queue_stats(BackupJob *job, BackupQueueStats *stats);
+/* Close the archive (removed unless complete), give back the drives and all
+ * large memory.  It can still be asked for its result and be cancelled. */
+void backup_job_close(BackupJob *job);
+void backup_job_free(BackupJob *job); /* closes */
+
+/* Any thread; neither waits. */
+void backup_job_cancel(BackupJob *job);
+/* @err is taken over; only the first counts. */
+void backup_job_fail(BackupJob *job, GError *err);
+
+static inline bool backup_job_stopped(BackupJob *job)
+{
+    return atomic_load_explicit(&job->stopped, memory_order_relaxed);
+}
+
+/* ---- copy.c -------------------------------------------------------------- */
+
+extern const BlockWriteHook backup_write_hook; /* its opaque: a BackupDrive */
+
+/* How many bytes of a cluster are inside the image. */
+size_t backup_cluster_len(const BackupDrive *d, uint64_t cluster);
+/* Its old content is safe: guests may write. */
+void backup_mark_saved(BackupDrive *d, uint64_t cluster);
+/* The job has stopped: let everyone go who waits for a cluster. */
+void backup_wake_all(BackupDrive *d);
+/* The image can't be read. */
+void backup_read_failed(BackupDrive *d, uint64_t cluster, int errnum);
+
+/* ---- sweep.c, writer.c --------------------------------------------------- */
+
+/* Read everything that no guest's write has saved.  Returns when the job has
+ * stopped, too. */
+void backup_sweep(BackupJob *job);
+/* The writer's thread: the queue, then the clusters in `zero', then
+ * BackupDriver.complete. */
+void *backup_writer_thread(void *job);
+
+#endif
