@@ -23,6 +23,7 @@
 #ifndef SIDECAR_QAPI_MONITOR_INTERNAL_H
 #define SIDECAR_QAPI_MONITOR_INTERNAL_H
 
+#include "hmp/hmp.h"
 #include "qapi/monitor.h"
 #include <pthread.h>
 
@@ -72,13 +73,5 @@ void monitor_invoke(MonitorSet *set, void (*fn)(void *opaque), void *opaque);
 /* Serve @h (opaque: whatever) on @chr; the set closes @chr at its end. */
 void monitor_set_add_chardev(MonitorSet *set, Chardev *chr,
                              const ChardevHandlers *h, void *opaque);
-
-/*
- * hmp/: run one line of HMP as @mon (any kind) and return what it printed
- * (g_free); for human-monitor-command.  Errors of the command are part of the
- * output, as in QEMU.  NULL and an error only when it could not be run at all.
- * On a command's thread, not the main one.
- */
-char *hmp_execute(Monitor *mon, const char *line, GError **errp);
 
 #endif

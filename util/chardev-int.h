@@ -63,6 +63,7 @@ struct Chardev {
 
     /* chardev-mux.c */
     struct MuxFront *front;
+    struct ChardevMux *owned_mux; /* goes when this goes; or NULL */
 };
 
 struct ChardevClient {
@@ -104,5 +105,23 @@ void chardev_mux_front_write(struct MuxFront *front, const char *buf, size_t len
 /* Its client was paused or goes on.  Main thread. */
 void chardev_mux_front_paused(struct MuxFront *front);
 bool chardev_mux_front_focused(const struct MuxFront *front);
+
+/* ---- the multiplexer with any number of front ends (chardev-mux.c) ----- */
+
+typedef struct ChardevMux ChardevMux;
+
+/* @base is taken over; it has no handlers yet. */
+ChardevMux *mux_create(Chardev *base, int escape, const ChardevMuxOps *ops,
+                       void *opaque);
+/* Frees @base too.  Before it: free the front ends of mux_add. */
+void mux_destroy(ChardevMux *mux);
+/* A front end for a monitor, to be freed by the caller.  @hold: keep what it
+ * writes while it has not got the focus (HMP yes, QMP no).  NULL: too many. */
+Chardev *mux_add(ChardevMux *mux, bool hold);
+/* A front end for a serial port, by our end of a socketpair, taken over if
+ * there is room (else false). */
+bool mux_add_fd(ChardevMux *mux, int fd);
+/* Who has the focus at the start; front ends are numbered as they are added. */
+void mux_set_initial_focus(ChardevMux *mux, unsigned front);
 
 #endif

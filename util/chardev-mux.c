@@ -16,12 +16,12 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "chardev-int.h"
+#include "util/error.h"
 
 #include <string.h>
 #include <unistd.h>
 
 #define MAX_FRONTS 8
-#define ESCAPE 0x01 /* C-a */
 #define HIGH_WATER 65536
 #define HELD_MAX (1024 * 1024)
 
@@ -42,6 +42,7 @@ struct ChardevMux {
     void *opaque;
     MuxFront fronts[MAX_FRONTS];
     unsigned n_fronts;
+    int escape; /* the key: 1 = C-a */
     bool got_escape;
 
     GMutex lock; /* guards the rest; focus changes on the main thread only */
@@ -160,16 +161,36 @@ static void base_drained(void *opaque)
 
 /* ---- escapes ---------------------------------------------------------------- */
 
+/* As QEMU 7.2 words it; % stands for the escape key. */
+static const char help_text[] =
+    "% h    print this help\n\r"
+    "% x    exit emulator\n\r"
+    "% s    save disk data back to file (if -snapshot)\n\r"
+    "% t    toggle console timestamps\n\r"
+    "% b    send break (magic sysrq)\n\r"
+    "% c    switch between console and monitor\n\r"
+    "% %  sends %\n\r";
+
 static void print_help(ChardevMux *mux)
 {
-    write_text(mux, "\n\r"
-                    "C-a h    print this help\n\r"
-                    "C-a x    exit emulator\n\r"
-                    "C-a s    save disk data back to file (if -snapshot)\n\r"
-                    "C-a t    toggle console timestamps\n\r"
-                    "C-a b    send break (magic sysrq)\n\r"
-                    "C-a c    switch between console and monitor\n\r"
-                    "C-a C-a  sends C-a\n\r");
+    g_autoptr(GString) s = g_string_new(help_text);
+    g_autofree char *key = NULL;
+
+    if (mux->escape > 0 && mux->escape < 26) {
+        key = g_strdup_printf("C-%c", mux->escape - 1 + 'a');
+        g_string_prepend(s, "\n\r");
+    } else {
+        key = g_strdup("Escape-Char");
+        g_string_prepend(s, "\n\r\n\r");
+    }
+    g_string_replace(s, "%", key, 0);
+    if (mux->escape <= 0 || mux->escape >= 26) {
+        g_autofree char *head =
+            g_strdup_printf("\n\rEscape-Char set to Ascii: 0x%02x", mux->escape);
+
+        g_string_prepend(s, head);
+    }
+    write_text(mux, s->str);
 }
 
 static void tell_focus(MuxFront *front, bool in)
@@ -208,8 +229,9 @@ static void send_break(void *opaque)
 {
     ChardevMux *mux = opaque;
 
-    if (mux->ops && mux->ops->send_break) {
-        mux->ops->send_break(mux->opaque, mux->focus);
+    if (mux->focus < mux->n_fronts && mux->fronts[mux->focus].serial &&
+        mux->ops && mux->ops->send_break) {
+        mux->ops->send_break(mux->opaque);
     }
 }
 
@@ -280,13 +302,13 @@ static void base_input(void *opaque, const char *buf, size_t len,
     for (size_t i = 0; i < len; i++) {
         if (mux->got_escape) {
             mux->got_escape = false;
-            if (buf[i] == ESCAPE) {
+            if ((unsigned char)buf[i] == mux->escape) {
                 start = i; /* sent with what follows */
                 continue;
             }
             escape(mux, buf[i]);
             start = i + 1;
-        } else if (buf[i] == ESCAPE) {
+        } else if ((unsigned char)buf[i] == mux->escape) {
             to_front(mux, buf + start, i - start);
             mux->got_escape = true;
             start = i + 1;
@@ -378,6 +400,9 @@ static void front_close(Chardev *chr)
     g_clear_handle_id(&chr->timer, g_source_remove);
     chr->front->client = NULL;
     chr->front->chr = NULL;
+    if (chr->owned_mux) {
+        mux_destroy(chr->owned_mux);
+    }
 }
 
 const ChardevKind chardev_kind_front = {
@@ -429,12 +454,14 @@ static const ChardevHandlers serial_handlers = {
 
 /* ---- the object --------------------------------------------------------------------- */
 
-ChardevMux *chardev_mux_new(Chardev *base, const ChardevMuxOps *ops, void *opaque)
+ChardevMux *mux_create(Chardev *base, int escape, const ChardevMuxOps *ops,
+                       void *opaque)
 {
     ChardevMux *mux = g_new0(ChardevMux, 1);
 
     g_mutex_init(&mux->lock);
     mux->base = base;
+    mux->escape = escape;
     mux->ops = ops;
     mux->opaque = opaque;
     for (unsigned i = 0; i < MAX_FRONTS; i++) {
@@ -446,11 +473,8 @@ ChardevMux *chardev_mux_new(Chardev *base, const ChardevMuxOps *ops, void *opaqu
     return mux;
 }
 
-void chardev_mux_free(ChardevMux *mux)
+void mux_destroy(ChardevMux *mux)
 {
-    if (!mux) {
-        return;
-    }
     for (unsigned i = 0; i < mux->n_fronts; i++) {
         if (mux->fronts[i].serial) {
             chardev_free(mux->fronts[i].chr);
@@ -464,7 +488,7 @@ void chardev_mux_free(ChardevMux *mux)
     g_free(mux);
 }
 
-Chardev *chardev_mux_add(ChardevMux *mux, bool hold)
+Chardev *mux_add(ChardevMux *mux, bool hold)
 {
     MuxFront *front = &mux->fronts[mux->n_fronts];
 
@@ -478,7 +502,7 @@ Chardev *chardev_mux_add(ChardevMux *mux, bool hold)
     return front->chr;
 }
 
-bool chardev_mux_add_fd(ChardevMux *mux, int fd)
+bool mux_add_fd(ChardevMux *mux, int fd)
 {
     MuxFront *front = &mux->fronts[mux->n_fronts];
 
@@ -492,16 +516,30 @@ bool chardev_mux_add_fd(ChardevMux *mux, int fd)
     return true;
 }
 
-void chardev_mux_focus(ChardevMux *mux, unsigned front)
+void mux_set_initial_focus(ChardevMux *mux, unsigned front)
 {
-    if (front < MAX_FRONTS) {
-        g_mutex_lock(&mux->lock);
-        mux->focus = front;
-        g_mutex_unlock(&mux->lock);
-    }
+    g_mutex_lock(&mux->lock);
+    mux->focus = front;
+    g_mutex_unlock(&mux->lock);
 }
 
-bool chardev_mux_wait_connected(ChardevMux *mux, GError **errp)
+Chardev *chardev_mux_new(Chardev *base, int serial_fd, int escape,
+                         const ChardevMuxOps *ops, void *opaque, GError **errp)
 {
-    return chardev_wait_connected(mux->base, errp);
+    ChardevMux *mux;
+    Chardev *chr;
+
+    if (serial_fd >= 0 && !fd_is_socket(serial_fd)) {
+        error_set(errp, "File descriptor '%d' is not a socket", serial_fd);
+        close(serial_fd);
+        chardev_free(base);
+        return NULL;
+    }
+    mux = mux_create(base, escape, ops, opaque);
+    if (serial_fd >= 0) {
+        mux_add_fd(mux, serial_fd);
+    }
+    chr = mux_add(mux, true);
+    chr->owned_mux = mux;
+    return chr;
 }

@@ -270,11 +270,12 @@ Chardev *chardev_new_fd(int fd)
 bool chardev_wait_connected(Chardev *chr, GError **errp)
 {
     g_autofree char *text = NULL;
-    struct pollfd p = { .fd = chr->listen_fd, .events = POLLIN };
+    struct pollfd p;
 
-    if (chr->listen_fd < 0 || !chr->opts->wait) {
+    if (chr->first_fd >= 0 || chr->listen_fd < 0 || !chr->opts->wait) {
         return true;
     }
+    p = (struct pollfd) { .fd = chr->listen_fd, .events = POLLIN };
     text = chardev_describe(chr);
     g_printerr("qemu-sidecar: info: QEMU waiting for connection on: "
                "disconnected:%s\n", text);

@@ -92,13 +92,16 @@ void chardev_set_handlers(Chardev *chr, const ChardevHandlers *h, void *opaque);
  */
 typedef struct {
     void (*quit)(void *opaque);       /* x; after "QEMU: Terminated" was shown */
-    void (*send_break)(void *opaque); /* b, while the front end has the focus */
+    void (*send_break)(void *opaque); /* b (or telnet's), while the front end has the focus */
     void (*commit)(void *opaque);     /* s */
 } ChardevMuxOps;
 
-/* @base and @serial_fd (our end of a stream socketpair whose other end is a
+/* @ops is borrowed; it and each of its functions may be NULL.  The monitor sees
+ * a client whenever @base has one; what it writes without the focus is kept
+ * until it has it.  Flow is controlled both ways.
+ * @base and @serial_fd (our end of a stream socketpair whose other end is a
  * socket chardev in QEMU; -1: there is no front end) are taken over, also on
- * failure.  When the front end's end of file comes, the monitor goes on. */
+ * failure; chardev_wait_connected(@base) comes before.  When the front end's end of file comes, the monitor goes on. */
 Chardev *chardev_mux_new(Chardev *base, int serial_fd, int escape,
                          const ChardevMuxOps *ops, void *opaque,
                          GError **errp);
@@ -121,41 +124,5 @@ void chardev_client_unref(ChardevClient *client);
  * in a signal handler.  Done by itself at exit and on fatal signals; needed
  * only before _exit. */
 void chardev_stdio_restore(void);
-
-/* ---- multiplexer ----------------------------------------------------- */
-
-/*
- * One conversation shared by several front ends, as QEMU's mux=on: all of them
- * write, one has the keyboard; C-a c gives it to the next, in the order in
- * which they were added.  C-a h, x, s, b, t and C-a C-a as in QEMU.
- */
-typedef struct ChardevMux ChardevMux;
-
-typedef struct {
-    void (*quit)(void *opaque);       /* C-a x: end the emulator; NULL: nothing */
-    void (*commit)(void *opaque);     /* C-a s: commit all; NULL: nothing */
-    /* C-a b while front end @front (numbered from 0) has the keyboard, or a
-     * telnet break: e.g. QMP chardev-send-break. */
-    void (*send_break)(void *opaque, unsigned front);
-} ChardevMuxOps;
-
-/* @base is taken over; it has no handlers yet. */
-ChardevMux *chardev_mux_new(Chardev *base, const ChardevMuxOps *ops, void *opaque);
-/* Frees @base too.  Before it: free the front ends of chardev_mux_add (or the
- * MonitorSet that took them). */
-void chardev_mux_free(ChardevMux *mux);
-/* A front end for a monitor: a Chardev to pass to monitor_add_hmp/qmp, which
- * frees it.  It has one client whenever @base has one.  @hold: keep what it
- * writes while it hasn't got the keyboard (HMP: true; QMP: false).  NULL: there
- * are eight already. */
-Chardev *chardev_mux_add(ChardevMux *mux, bool hold);
-/* A front end for a serial port: our end of a socketpair whose other end is
- * the guest's serial port (-chardev socket,fd=N); taken over.  Throttled both
- * ways.  False: there are eight already. */
-bool chardev_mux_add_fd(ChardevMux *mux, int fd);
-/* Who has the keyboard at the start (default: the first one added).  QEMU gives
- * it to the device: with -nographic the serial port. */
-void chardev_mux_focus(ChardevMux *mux, unsigned front);
-bool chardev_mux_wait_connected(ChardevMux *mux, GError **errp); /* of @base */
 
 #endif

@@ -488,9 +488,9 @@ static void ops_commit(void *opaque)
     ((Ops *)opaque)->commits++;
 }
 
-static void ops_break(void *opaque, unsigned front)
+static void ops_break(void *opaque)
 {
-    ((Ops *)opaque)->breaks += 1 + front;
+    ((Ops *)opaque)->breaks++;
 }
 
 static const ChardevMuxOps mux_ops = {
@@ -501,14 +501,14 @@ static void test_mux(void)
 {
     int screen, serial[2];
     Ops ops = { 0 };
-    ChardevMux *mux = chardev_mux_new(pair(&screen), &mux_ops, &ops);
-    Chardev *mon = chardev_mux_add(mux, true);
+    g_autoptr(GError) err = NULL;
+    Chardev *mon;
     Log log;
 
     log_init(&log);
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, serial), ==, 0);
-    g_assert_true(chardev_mux_add_fd(mux, serial[0]));
-    chardev_mux_focus(mux, 1);
+    mon = chardev_mux_new(pair(&screen), serial[0], 1, &mux_ops, &ops, &err);
+    g_assert_no_error(err);
     chardev_set_handlers(mon, &log_handlers, &log);
     run_until(log.opened == 1);
     g_assert_false(log.focus);
@@ -530,9 +530,9 @@ static void test_mux(void)
     send_text(screen, "\1");
     send_text(screen, "b\1s");
     run_until(ops.commits == 1);
-    g_assert_cmpuint(ops.breaks, ==, 1);
+    g_assert_cmpuint(ops.breaks, ==, 0); /* not the monitor's */
     send_text(screen, "\1c\1b");
-    run_until(ops.breaks == 3);
+    run_until(ops.breaks == 1);
     g_assert_false(log.focus);
     send_text(screen, "\1h");
     assert_reads(screen, "\n\rC-a h    print this help\n\r"
@@ -550,7 +550,6 @@ static void test_mux(void)
     close(screen);
     run_until(log.closed == 1);
     chardev_free(mon);
-    chardev_mux_free(mux);
     close(serial[1]);
     log_clear(&log);
 }
@@ -559,13 +558,13 @@ static void test_mux(void)
 static void test_mux_flow(void)
 {
     int screen, serial[2];
-    ChardevMux *mux = chardev_mux_new(pair(&screen), NULL, NULL);
+    Chardev *mon;
     size_t total = 3000000, sent = 0, got = 0;
     g_autofree char *buf = g_malloc(65536);
     gint64 end = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, serial), ==, 0);
-    g_assert_true(chardev_mux_add_fd(mux, serial[0]));
+    mon = chardev_mux_new(pair(&screen), serial[0], 1, NULL, NULL, NULL);
     fd_set_nonblocking(screen, true);
     for (int direction = 0; direction < 2; direction++) {
         int from = direction ? screen : serial[1], to = direction ? serial[1] : screen;
@@ -588,7 +587,7 @@ static void test_mux_flow(void)
         }
         g_assert_cmpuint(got, ==, total);
     }
-    chardev_mux_free(mux);
+    chardev_free(mon);
     close(screen);
     close(serial[1]);
 }
