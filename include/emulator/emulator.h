@@ -9,6 +9,7 @@
 
 #include <glib.h>
 #include <json-c/json.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -43,5 +44,38 @@ void emu_add_event_listener(Emulator *emu, EmuEventFn *fn, void *opaque);
 /* The greeting's QMP.version object, borrowed; known once running. */
 json_object *emu_qemu_version(Emulator *emu);
 pid_t emu_pid(Emulator *emu);
+
+/* ---- life: used by qemu-sidecar.c only; main thread ------------------- */
+
+typedef struct {
+    /* QEMU's main loop runs and answers: monitors may be served. */
+    void (*running)(void *opaque);
+    /* QEMU has ended and was waited for; no callback comes after it. */
+    void (*exited)(void *opaque, int wait_status);
+} EmuHandlers;
+
+/* Not started yet; makes the inner QMP's socket. */
+Emulator *emu_new(const EmuHandlers *handlers, void *opaque, GError **errp);
+/* QEMU's end of it, close-on-exec here; for the command line. */
+int emu_qmp_child_fd(Emulator *emu);
+
+typedef struct {
+    char *const *argv;
+    const int *fds;       /* more of our fds that QEMU shall have, closed here */
+    size_t n_fds;
+    const sigset_t *mask; /* the signal mask to start with */
+    bool relay_output;    /* stdin from /dev/null; copy stdout and stderr to
+                             whatever ours are at the time (-daemonize) */
+    bool guard;           /* QEMU will change its user id (-runas) */
+    int umask;            /* -1: ours */
+    /* The pid is known and QEMU has not run yet. */
+    void (*before_exec)(void *opaque, pid_t pid);
+    void *opaque;
+} EmuStart;
+bool emu_start(Emulator *emu, const EmuStart *start, GError **errp);
+
+void emu_signal(Emulator *emu, int signum);
+/* Before emu_start or after the exited callback. */
+void emu_free(Emulator *emu);
 
 #endif

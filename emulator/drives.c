@@ -1,0 +1,97 @@
+/*
+ * The drives of a command line: opened, and offered to QEMU.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "emulator/drives.h"
+#include "cmdline-internal.h"
+#include "util/error.h"
+
+/* QEMU warns too, for images that the guest may write. */
+static void warn_of_probing(const EmuDrive *drive, BlockNode *node)
+{
+    if ((bdrv_open_flags(node) & BDRV_O_PROBED) && !bdrv_is_read_only(node)) {
+        g_printerr("WARNING: Image format was not specified for '%s' and "
+                   "probing guessed raw.\n"
+                   "         A guest could make a raw image look like another "
+                   "format, so writes to block 0 are restricted.\n"
+                   "         Say format=raw to lift that.\n",
+                   drive->filename);
+    }
+}
+
+static bool open_drive(EmuCmdline *cl, EmuDrive *drive, BlockContext *ctx,
+                       GError **errp)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(BlockNode) node =
+        bdrv_open(drive->filename, drive->format, drive->flags, &error);
+    BlockBackend *blk;
+
+    if (!node && g_error_matches(error, SIDECAR_ERROR,
+                                 SIDECAR_ERROR_NOT_SUPPORTED)) {
+        emu_drive_leave(cl, drive, error->message);
+        return true;
+    }
+    if (!node) {
+        g_autofree char *text =
+            emu_option_text(emu_cmdline_option(cl, drive->option));
+
+        error_set(errp, "%s: %s", text, error->message);
+        return false;
+    }
+    warn_of_probing(drive, node);
+    blk = blk_new(ctx, drive->name, node, errp);
+    if (!blk) {
+        return false;
+    }
+    blk_set_removable(blk, drive->removable);
+    return true;
+}
+
+bool emu_open_drives(EmuCmdline *cl, BlockContext *ctx, GError **errp)
+{
+    for (guint i = 0; i < cl->drives->len; i++) {
+        EmuDrive *drive = g_ptr_array_index(cl->drives, i);
+
+        if (!drive->left && !open_drive(cl, drive, ctx, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool emu_export_drives(const EmuCmdline *cl, BlockContext *ctx, NbdServer *nbd,
+                       GError **errp)
+{
+    for (guint i = 0; i < cl->drives->len; i++) {
+        const EmuDrive *drive = g_ptr_array_index(cl->drives, i);
+        BlockBackend *blk = drive->left ? NULL : blk_by_name(ctx, drive->name);
+
+        if (blk && !nbd_server_add(nbd, drive->name, blk,
+                                   !(drive->flags & BDRV_O_RDWR), errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool emu_flush_drives(BlockContext *ctx)
+{
+    g_autoptr(GPtrArray) all = blk_all(ctx);
+    bool ok = true;
+
+    for (guint i = 0; i < all->len; i++) {
+        BlockBackend *blk = g_ptr_array_index(all, i);
+        g_autoptr(BlockNode) node = blk_get_node(blk);
+        int ret = node && !bdrv_is_read_only(node) ? blk_flush(blk) : 0;
+
+        if (ret < 0) {
+            g_printerr("qemu-sidecar: drive '%s': writes could not be made "
+                       "durable: %s\n",
+                       blk_name(blk), g_strerror(-ret));
+            ok = false;
+        }
+    }
+    return ok;
+}

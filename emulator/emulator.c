@@ -1,0 +1,389 @@
+/*
+ * QEMU as a child process, from its launch to its exit.
+ *
+ *     new ──emu_start──► starting ──inner QMP answers──► running ─┐
+ *                            └──────────── QEMU ends ─────────────┴─► exited
+ *
+ * "Answers" means the reply to qmp_capabilities, not the greeting: commands
+ * are run by QEMU's main loop, which starts when everything on the command
+ * line has been opened and the machine is built (7.2: the greeting may come
+ * before that).  The same instant ends a -daemonize.
+ *
+ * When QEMU ends, what it still said is handled first, so that monitors see
+ * its SHUTDOWN event; then every command under way is answered with NULL; then
+ * the exited callback runs.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "emulator/emulator.h"
+#include "inner-qmp.h"
+#include "launch.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+typedef struct {
+    EmuEventFn *fn;
+    void *opaque;
+} Listener;
+
+/* A pipe on which QEMU writes, copied to our descriptor @to. */
+typedef struct {
+    int fd, to;
+    guint source;
+} Relay;
+
+struct Emulator {
+    EmuHandlers h;
+    void *opaque;
+    EmuChild child;
+    int child_fd; /* until emu_start */
+    InnerQmp *qmp;
+    json_object *version;
+    GArray *listeners; /* Listener */
+    Relay relays[2];   /* fd -1: not in use */
+    guint watch;
+};
+
+/* ---- inner QMP ------------------------------------------------------ */
+
+static void on_capabilities(void *opaque, json_object *reply)
+{
+    Emulator *emu = opaque;
+
+    if (reply) {
+        emu->h.running(emu->opaque);
+    }
+}
+
+static void on_greeting(void *opaque, json_object *qmp)
+{
+    Emulator *emu = opaque;
+    json_object *version;
+
+    if (emu->version) {
+        return;
+    }
+    json_object_object_get_ex(qmp, "version", &version);
+    emu->version = json_object_get(version);
+    inner_qmp_send(emu->qmp, "qmp_capabilities", NULL, NULL, 0,
+                   on_capabilities, emu);
+}
+
+static void on_event(void *opaque, json_object *event)
+{
+    Emulator *emu = opaque;
+
+    for (guint i = 0; i < emu->listeners->len; i++) {
+        Listener *l = &g_array_index(emu->listeners, Listener, i);
+
+        l->fn(l->opaque, event);
+    }
+}
+
+static void on_gone(void *opaque, const char *why)
+{
+    if (why) {
+        g_printerr("qemu-sidecar: QEMU's QMP: %s\n", why);
+    }
+}
+
+void emu_qmp_send(Emulator *emu, const char *command, json_object *args,
+                  const int *fds, size_t n_fds, EmuQmpReplyFn *cb,
+                  void *opaque)
+{
+    inner_qmp_send(emu->qmp, command, args, fds, n_fds, cb, opaque);
+}
+
+void emu_add_event_listener(Emulator *emu, EmuEventFn *fn, void *opaque)
+{
+    Listener l = {fn, opaque};
+
+    g_array_append_val(emu->listeners, l);
+}
+
+json_object *emu_qemu_version(Emulator *emu)
+{
+    return emu->version;
+}
+
+pid_t emu_pid(Emulator *emu)
+{
+    return emu->child.pid;
+}
+
+/* ---- output of a daemonized QEMU ------------------------------------ */
+
+/* False: nothing more to copy now. */
+static bool relay_some(Relay *r)
+{
+    char buf[4096];
+    ssize_t n = read(r->fd, buf, sizeof(buf)), done = 0;
+
+    if (n < 0 && errno == EINTR) {
+        return true;
+    }
+    while (n > done) {
+        ssize_t written = write(r->to, buf + done, n - done);
+
+        if (written <= 0) {
+            break;
+        }
+        done += written;
+    }
+    return n > 0;
+}
+
+static gboolean on_relay(gint fd, GIOCondition cond, void *opaque)
+{
+    Relay *r = opaque;
+
+    if (relay_some(r) || !(cond & G_IO_HUP)) {
+        return G_SOURCE_CONTINUE;
+    }
+    r->source = 0;
+    return G_SOURCE_REMOVE;
+}
+
+static bool relay_open(Relay *r, int to, int *child_end, GError **errp)
+{
+    int p[2];
+
+    if (pipe2(p, O_CLOEXEC)) {
+        error_set_errno(errp, errno, "cannot make a pipe");
+        return false;
+    }
+    fcntl(p[0], F_SETFL, O_NONBLOCK);
+    *child_end = p[1];
+    r->fd = p[0];
+    r->to = to;
+    r->source = g_unix_fd_add(p[0], G_IO_IN | G_IO_HUP, on_relay, r);
+    return true;
+}
+
+static void relay_close(Relay *r)
+{
+    if (r->fd < 0) {
+        return;
+    }
+    while (relay_some(r)) {
+    }
+    g_clear_handle_id(&r->source, g_source_remove);
+    close(r->fd);
+    r->fd = -1;
+}
+
+/* ---- start and end -------------------------------------------------- */
+
+static void on_child_exit(GPid pid, gint status, void *opaque)
+{
+    Emulator *emu = opaque;
+
+    emu->watch = 0;
+    emu_launch_done(&emu->child);
+    inner_qmp_drain(emu->qmp);
+    inner_qmp_end(emu->qmp);
+    relay_close(&emu->relays[0]);
+    relay_close(&emu->relays[1]);
+    emu->h.exited(emu->opaque, status);
+}
+
+Emulator *emu_new(const EmuHandlers *handlers, void *opaque, GError **errp)
+{
+    static const InnerQmpHandlers qmp_handlers = {
+        .greeting = on_greeting,
+        .event = on_event,
+        .gone = on_gone,
+    };
+    int sv[2];
+    Emulator *emu;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv)) {
+        error_set_errno(errp, errno, "cannot make a socket");
+        return NULL;
+    }
+    emu = g_new0(Emulator, 1);
+    emu->h = *handlers;
+    emu->opaque = opaque;
+    emu->child_fd = sv[1];
+    emu->relays[0].fd = emu->relays[1].fd = -1;
+    emu->listeners = g_array_new(FALSE, FALSE, sizeof(Listener));
+    emu->qmp = inner_qmp_new(sv[0], &qmp_handlers, emu);
+    return emu;
+}
+
+int emu_qmp_child_fd(Emulator *emu)
+{
+    return emu->child_fd;
+}
+
+/* stdin, stdout and stderr for a QEMU whose output is relayed. */
+static bool open_relays(Emulator *emu, int std_fds[3], GError **errp)
+{
+    std_fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (std_fds[0] < 0) {
+        error_set_errno(errp, errno, "cannot open /dev/null");
+        return false;
+    }
+    return relay_open(&emu->relays[0], STDOUT_FILENO, &std_fds[1], errp) &&
+           relay_open(&emu->relays[1], STDERR_FILENO, &std_fds[2], errp);
+}
+
+bool emu_start(Emulator *emu, const EmuStart *start, GError **errp)
+{
+    g_autofree int *fds = g_new(int, start->n_fds + 1);
+    EmuLaunch launch = {
+        .argv = start->argv,
+        .fds = fds,
+        .n_fds = start->n_fds + 1,
+        .mask = start->mask,
+        .std_fds = {-1, -1, -1},
+        .guard = start->guard,
+        .umask = start->umask,
+        .before_exec = start->before_exec,
+        .opaque = start->opaque,
+    };
+    bool ok;
+
+    for (size_t i = 0; i < start->n_fds; i++) {
+        fds[i] = start->fds[i];
+    }
+    fds[start->n_fds] = emu->child_fd;
+    ok = (!start->relay_output || open_relays(emu, launch.std_fds, errp)) &&
+         emu_launch(&launch, &emu->child, errp);
+    for (size_t i = 0; i < launch.n_fds; i++) {
+        close(fds[i]);
+    }
+    emu->child_fd = -1;
+    for (int i = 0; i < 3; i++) {
+        if (launch.std_fds[i] >= 0) {
+            close(launch.std_fds[i]);
+        }
+    }
+    if (ok) {
+        emu->watch = g_child_watch_add(emu->child.pid, on_child_exit, emu);
+    }
+    return ok;
+}
+
+void emu_signal(Emulator *emu, int signum)
+{
+    if (emu->watch) {
+        kill(emu->child.pid, signum);
+    }
+}
+
+void emu_free(Emulator *emu)
+{
+    if (!emu) {
+        return;
+    }
+    if (emu->child_fd >= 0) {
+        close(emu->child_fd);
+    }
+    inner_qmp_free(emu->qmp);
+    relay_close(&emu->relays[0]);
+    relay_close(&emu->relays[1]);
+    json_object_put(emu->version);
+    g_array_unref(emu->listeners);
+    g_free(emu);
+}
+
+/* ---- waiting for an answer ------------------------------------------ */
+
+typedef struct {
+    GMutex lock;
+    GCond cond;
+    bool done;
+    json_object *reply; /* the value of "return", cut out of its object */
+    GError *error;
+} Call;
+
+static GError *reply_error(json_object *error)
+{
+    static const struct {
+        const char *name;
+        SidecarError code;
+    } classes[] = {
+        {"CommandNotFound", SIDECAR_ERROR_COMMAND_NOT_FOUND},
+        {"DeviceNotActive", SIDECAR_ERROR_DEVICE_NOT_ACTIVE},
+        {"DeviceNotFound", SIDECAR_ERROR_DEVICE_NOT_FOUND},
+    };
+    json_object *value = NULL;
+    SidecarError code = SIDECAR_ERROR_GENERIC;
+    const char *class, *text;
+
+    json_object_object_get_ex(error, "class", &value);
+    class = value ? json_object_get_string(value) : "";
+    for (size_t i = 0; i < G_N_ELEMENTS(classes); i++) {
+        if (!g_strcmp0(classes[i].name, class)) {
+            code = classes[i].code;
+        }
+    }
+    value = NULL;
+    json_object_object_get_ex(error, "desc", &value);
+    text = value ? json_object_get_string(value) : "QEMU gave no reason";
+    return g_error_new_literal(SIDECAR_ERROR, code, text);
+}
+
+/* json-c's reference counts are not atomic: the value is cut out of the reply
+ * here, so that it belongs to the waiting thread alone. */
+static void on_call_reply(void *opaque, json_object *reply)
+{
+    Call *call = opaque;
+    json_object *value;
+
+    g_mutex_lock(&call->lock);
+    if (!reply) {
+        error_set(&call->error, "QEMU has ended");
+    } else if (json_object_object_get_ex(reply, "error", &value)) {
+        call->error = reply_error(value);
+    } else if (json_object_object_get_ex(reply, "return", &value)) {
+        call->reply = json_object_get(value);
+        json_object_object_del(reply, "return");
+    }
+    call->done = true;
+    g_cond_signal(&call->cond);
+    g_mutex_unlock(&call->lock);
+}
+
+json_object *emu_qmp_call(Emulator *emu, const char *command, json_object *args,
+                          GError **errp)
+{
+    Call call = {0};
+
+    g_mutex_init(&call.lock);
+    g_cond_init(&call.cond);
+    emu_qmp_send(emu, command, args, NULL, 0, on_call_reply, &call);
+    g_mutex_lock(&call.lock);
+    while (!call.done) {
+        g_cond_wait(&call.cond, &call.lock);
+    }
+    g_mutex_unlock(&call.lock);
+    g_mutex_clear(&call.lock);
+    g_cond_clear(&call.cond);
+    if (call.error) {
+        g_propagate_error(errp, call.error);
+    }
+    return call.reply;
+}
+
+char *emu_hmp_call(Emulator *emu, const char *line, GError **errp)
+{
+    json_object *args = json_object_new_object(), *text;
+    char *copy;
+
+    json_object_object_add(args, "command-line", json_object_new_string(line));
+    text = emu_qmp_call(emu, "human-monitor-command", args, errp);
+    if (!text) {
+        return NULL;
+    }
+    copy = g_strdup(json_object_get_string(text));
+    json_object_put(text);
+    return copy;
+}
