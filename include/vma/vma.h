@@ -83,4 +83,79 @@ uint64_t vma_writer_bytes(const VmaWriter *w);
  * target, which can then not be committed. */
 void vma_writer_free(VmaWriter *w);
 
+/* ---- reader ---------------------------------------------------------- */
+
+/*
+ * A parser over bytes.  It does no I/O: feed it what was read, in pieces of
+ * any size, and take events until it wants more.
+ *
+ *     for (;;) {
+ *         vma_reader_next(r, &ev, errp) false: the archive is bad, stop
+ *         VMA_EVENT_MORE: read; vma_reader_feed(r, buf, n), at the end n = 0
+ *         VMA_EVENT_END:  all of it was good and nothing is missing
+ *     }
+ *
+ * Everything that the archive says is checked before it is passed on, except
+ * the checksums of data: the digests of an extent come after its data, so a
+ * DATA event may be followed by the error that it was damaged.  Memory grows
+ * with what was fed (header, set of clusters seen), never with what a header
+ * claims.  One thread uses a reader at a time.
+ */
+typedef struct VmaReader VmaReader;
+
+typedef enum {
+    VMA_EVENT_MORE,
+    VMA_EVENT_HEADER, /* the first: vma_reader_device and the like are good now */
+    VMA_EVENT_DATA,   /* @len bytes at @data belong at @offset of @dev_id */
+    VMA_EVENT_ZERO,   /* @len bytes at @offset of @dev_id are zeros */
+    VMA_EVENT_END,
+} VmaEventType;
+
+typedef struct {
+    VmaEventType type;
+    unsigned dev_id;
+    uint64_t offset; /* in the device, bytes */
+    size_t len;      /* at most VMA_CLUSTER_SIZE */
+    const uint8_t *data; /* in what was fed; borrowed until the next feed */
+} VmaEvent;
+
+typedef struct {
+    const char *name; /* no slash, no control character, not empty; borrowed */
+    uint64_t size;    /* bytes, 1…2^48 */
+    bool is_vmstate;  /* the state of a VM: clusters come in order, and may be
+                         more or fewer than @size says */
+} VmaDeviceInfo;
+
+typedef struct {
+    const char *name; /* as above; unique */
+    const void *data; /* borrowed */
+    size_t len;
+} VmaConfigInfo;
+
+typedef struct {
+    uint64_t extents;        /* of data; digest extents are not counted */
+    uint64_t clusters;
+    uint64_t total_clusters; /* of all devices */
+    uint64_t data_bytes;     /* stored in blocks */
+    uint64_t digest_bytes;   /* of these, checked against a digest */
+    uint64_t position;       /* bytes of the archive used */
+} VmaReaderStats;
+
+/* @name is for messages. */
+VmaReader *vma_reader_new(const char *name);
+void vma_reader_free(VmaReader *r);
+/* Only after VMA_EVENT_MORE.  @buf is borrowed until the next event that is
+ * VMA_EVENT_MORE; @len 0: the archive ends here. */
+void vma_reader_feed(VmaReader *r, const void *buf, size_t len);
+bool vma_reader_next(VmaReader *r, VmaEvent *ev, GError **errp);
+
+/* After VMA_EVENT_HEADER.  All borrowed. */
+const uint8_t *vma_reader_uuid(const VmaReader *r);
+int64_t vma_reader_ctime(const VmaReader *r); /* seconds since 1970 */
+/* NULL: there is no such device. */
+const VmaDeviceInfo *vma_reader_device(const VmaReader *r, unsigned dev_id);
+size_t vma_reader_n_configs(const VmaReader *r);
+const VmaConfigInfo *vma_reader_config(const VmaReader *r, size_t n);
+void vma_reader_stats(const VmaReader *r, VmaReaderStats *st);
+
 #endif
