@@ -15,6 +15,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "cmdline-internal.h"
+#include "util/chardev.h"
 #include "util/error.h"
 
 #include <string.h>
@@ -34,9 +35,11 @@ void emu_monitor_leave(EmuCmdline *cl, EmuMonitor *mon, const char *why)
 {
     g_free(mon->left);
     mon->left = g_strdup(why);
-    emu_cmdline_warn(cl, "monitor '%s' stays QEMU's own: %s; the sidecar's "
-                         "commands are not found there",
-                     mon->source, why);
+    if (*why) {
+        emu_cmdline_warn(cl, "monitor '%s' stays QEMU's own: %s; the sidecar's "
+                             "commands are not found there",
+                         mon->source, why);
+    }
 }
 
 static EmuMonitor *add_monitor(EmuCmdline *cl, unsigned option,
@@ -53,44 +56,19 @@ static EmuMonitor *add_monitor(EmuCmdline *cl, unsigned option,
 
 /* ---- what chardevs can do ------------------------------------------- */
 
-/* Keys of a socket that we don't serve, "websocket=on" and the like. */
-static bool plain_socket(const Keyval *kv)
+/* A spec that is wrong is QEMU's to complain about, silently left. */
+static void check_served(EmuCmdline *cl, EmuMonitor *mon)
 {
-    static const char *const hard[] = {"websocket", "tn3270", NULL};
-    bool on;
+    g_autoptr(GError) error = NULL;
 
-    for (size_t i = 0; hard[i]; i++) {
-        if (keyval_get_bool(kv, hard[i], &on) && on) {
-            return false;
-        }
+    if (chardev_parse(mon->spec, mon->option_form, NULL, NULL, &error)) {
+        return;
     }
-    return !keyval_get(kv, "tls-creds") && !keyval_get(kv, "logfile");
-}
-
-/* What follows -monitor, -qmp or mon: */
-static bool spec_is_served(const char *spec)
-{
-    static const char *const kinds[] = {"unix:", "tcp:", "telnet:"};
-
-    if (!strcmp(spec, "stdio")) {
-        return true;
+    if (g_error_matches(error, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED)) {
+        emu_monitor_leave(cl, mon, error->message);
+    } else {
+        emu_monitor_leave(cl, mon, "");
     }
-    for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
-        if (g_str_has_prefix(spec, kinds[i])) {
-            g_autoptr(Keyval) kv = keyval_parse(spec, "address");
-
-            return plain_socket(kv);
-        }
-    }
-    return false;
-}
-
-static bool chardev_is_served(const Keyval *kv)
-{
-    const char *backend = keyval_get(kv, "backend");
-
-    return backend && (!strcmp(backend, "stdio") || !strcmp(backend, "socket")) &&
-           plain_socket(kv);
 }
 
 /* How often @id is named as a chardev, other than by its own -chardev and by
@@ -186,9 +164,11 @@ static void plan_on_chardev(EmuCmdline *cl, unsigned index, const char *id,
     mon->option_form = true;
     mon->qmp = qmp;
     mon->pretty = pretty;
-    if (!chardev_is_served(kv)) {
-        emu_monitor_leave(cl, mon, "the sidecar does not serve its chardev");
-    } else if (monitors > 1) {
+    check_served(cl, mon);
+    if (mon->left) {
+        return;
+    }
+    if (monitors > 1) {
         emu_monitor_leave(cl, mon, "several monitors share its chardev");
     } else if (uses > 1) {
         emu_monitor_leave(cl, mon, "its chardev is shared by several devices");
@@ -234,9 +214,7 @@ static void plan_direct(EmuCmdline *cl, unsigned index)
     mon = add_monitor(cl, index, opt->arg, emu_option_text(opt));
     mon->qmp = qmp;
     mon->pretty = pretty;
-    if (!spec_is_served(opt->arg)) {
-        emu_monitor_leave(cl, mon, "the sidecar does not serve its chardev");
-    }
+    check_served(cl, mon);
 }
 
 /* -serial mon:…; @serials: how many -serial came before. */
@@ -250,9 +228,7 @@ static void plan_shared_serial(EmuCmdline *cl, unsigned index,
     mon->mux = true;
     /* The label that QEMU gives its chardev: monitors find it by that. */
     mon->shared_id = g_strdup_printf("serial%u", serials);
-    if (!spec_is_served(spec)) {
-        emu_monitor_leave(cl, mon, "the sidecar does not serve its chardev");
-    }
+    check_served(cl, mon);
 }
 
 static void plan_option(EmuCmdline *cl, unsigned index, unsigned *serials)

@@ -1,0 +1,424 @@
+/*
+ * qemu-sidecar: put before a QEMU command line, it serves that QEMU's drives
+ * and monitors and so adds what QEMU lacks.
+ *
+ * The life of a VM, all on the main thread:
+ *
+ *     options ─► plan of the command line ─► (-daemonize: fork) ─► monitors'
+ *     chardevs, images opened ─► NBD server ─► QEMU started ─► main loop
+ *        ─► QEMU answers: monitors are served ─► QEMU ends: everything is
+ *     flushed and closed, and we exit as QEMU did.
+ *
+ * Whatever fails before QEMU was started is said in one line, with exit status
+ * 1 and nothing left behind.  After that QEMU's end is the only way out: when
+ * we are told to end (SIGINT, SIGTERM, SIGHUP) we pass that on and wait.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "config-host.h"
+#include "emulator/cmdline.h"
+#include "emulator/daemon.h"
+#include "emulator/drives.h"
+#include "emulator/monitors.h"
+#include "qapi/monitor.h"
+#include "sidecar.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <glib-unix.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define WORKERS_DEFAULT 32
+
+typedef struct {
+    bool print_command;
+    unsigned workers;
+} Options;
+
+typedef struct {
+    Sidecar sc;
+    Options options;
+    EmuCmdline *cl;
+    EmuMonitors *monitors; /* chardevs, until they are served */
+    int daemon_fd;         /* of -daemonize, else -1 */
+    sigset_t old_mask;
+    int signal_fd;
+    guint signal_source;
+    int wait_status;       /* QEMU's, once it has ended */
+} Program;
+
+static const char usage[] =
+    "usage: qemu-sidecar [OPTION...] QEMU-BINARY [QEMU-OPTION...]\n"
+    "Runs an unmodified QEMU and serves its drives and monitors.\n"
+    "\n"
+    "  --print-qemu-command  show the rewritten QEMU command and stop\n"
+    "  --workers=N           how many disk requests run at once (1-256) [32]\n"
+    "  --help                this text\n"
+    "  --version             the version\n"
+    "\n"
+    "See qemu-sidecar(1).  Example:\n"
+    "  qemu-sidecar qemu-system-x86_64 -m 512 -drive "
+    "file=disk.img,format=raw,if=virtio -monitor stdio\n";
+
+/* ---- our own options ------------------------------------------------ */
+
+static bool parse_number(const char *text, unsigned min, unsigned max,
+                         unsigned *number)
+{
+    char *end;
+    unsigned long value;
+
+    errno = 0;
+    value = strtoul(text, &end, 10);
+    if (errno || end == text || *end || *text == '-' || value < min ||
+        value > max) {
+        return false;
+    }
+    *number = value;
+    return true;
+}
+
+/* -1: go on with argv[optind…]; else the exit status. */
+static int parse_options(int argc, char **argv, Options *o)
+{
+    enum { PRINT = 256, WORKERS, HELP, VERSION };
+    static const struct option longs[] = {
+        {"print-qemu-command", no_argument, NULL, PRINT},
+        {"workers", required_argument, NULL, WORKERS},
+        {"help", no_argument, NULL, HELP},
+        {"version", no_argument, NULL, VERSION},
+        {0},
+    };
+    int c;
+
+    o->workers = WORKERS_DEFAULT;
+    while ((c = getopt_long(argc, argv, "+h", longs, NULL)) != -1) {
+        switch (c) {
+        case PRINT:
+            o->print_command = true;
+            break;
+        case WORKERS:
+            if (!parse_number(optarg, 1, 256, &o->workers)) {
+                fprintf(stderr, "qemu-sidecar: --workers: '%s' is not a number "
+                                "from 1 to 256\n", optarg);
+                return 1;
+            }
+            break;
+        case HELP:
+        case 'h':
+            fputs(usage, stdout);
+            return 0;
+        case VERSION:
+            puts("qemu-sidecar " CONFIG_VERSION);
+            return 0;
+        default:
+            fputs("See qemu-sidecar --help.\n", stderr);
+            return 1;
+        }
+    }
+    if (optind == argc) {
+        fputs("qemu-sidecar: which QEMU? See qemu-sidecar --help.\n", stderr);
+        return 1;
+    }
+    return -1;
+}
+
+static void print_warnings(EmuCmdline *cl)
+{
+    for (guint i = 0; i < cl->warnings->len; i++) {
+        fprintf(stderr, "qemu-sidecar: warning: %s\n",
+                (const char *)g_ptr_array_index(cl->warnings, i));
+    }
+    g_ptr_array_set_size(cl->warnings, 0);
+}
+
+static int print_fd(void *opaque, const EmuMonitor *monitor)
+{
+    int *next = opaque;
+
+    return (*next)++;
+}
+
+/* What is only known at run time is shown as an example. */
+static int print_command(EmuCmdline *cl)
+{
+    int next = 4;
+    const EmuRuntime rt = {
+        .nbd_socket = "qemu-sidecar/PID/RANDOM",
+        .qmp_fd = 3,
+        .shared_fd = print_fd,
+        .opaque = &next,
+    };
+    g_auto(GStrv) argv = emu_cmdline_argv(cl, &rt);
+    g_autofree char *line = emu_cmdline_quote(argv);
+
+    print_warnings(cl);
+    puts(line);
+    return 0;
+}
+
+/* ---- while QEMU runs ------------------------------------------------ */
+
+static void add_monitor(void *opaque, const EmuMonitor *monitor, Chardev *chr)
+{
+    Program *p = opaque;
+
+    if (monitor->qmp) {
+        monitor_add_qmp(p->sc.monitors, chr, monitor->pretty);
+    } else {
+        monitor_add_hmp(p->sc.monitors, chr);
+    }
+}
+
+static void on_running(void *opaque)
+{
+    Program *p = opaque;
+
+    emu_monitors_start(p->monitors, p->sc.emu, add_monitor, p);
+    if (p->daemon_fd >= 0) {
+        daemon_ready(p->daemon_fd);
+        p->daemon_fd = -1;
+    }
+}
+
+static void on_exited(void *opaque, int wait_status)
+{
+    Program *p = opaque;
+
+    p->wait_status = wait_status;
+    g_main_loop_quit(p->sc.loop);
+}
+
+/* What the terminal sends (^C) reaches QEMU by itself. */
+static gboolean on_signal(gint fd, GIOCondition cond, void *opaque)
+{
+    Program *p = opaque;
+    struct signalfd_siginfo info;
+
+    if (read(fd, &info, sizeof(info)) == sizeof(info) &&
+        info.ssi_code != SI_KERNEL) {
+        emu_signal(p->sc.emu, info.ssi_signo);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+/* Before any thread is started: they all inherit the mask. */
+static bool catch_signals(Program *p, GError **errp)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    p->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (p->signal_fd < 0) {
+        error_set_errno(errp, errno, "cannot wait for signals");
+        return false;
+    }
+    pthread_sigmask(SIG_BLOCK, &set, &p->old_mask);
+    p->signal_source = g_unix_fd_add(p->signal_fd, G_IO_IN, on_signal, p);
+    return true;
+}
+
+/* ---- start ---------------------------------------------------------- */
+
+/* An abstract socket leaves nothing in any file system, however we end; its
+ * name can't be guessed, and only QEMU's process is let in. */
+static char *socket_name(GError **errp)
+{
+    uint64_t bits[2];
+
+    if (getrandom(bits, sizeof(bits), 0) != sizeof(bits)) {
+        error_set_errno(errp, errno, "cannot get random numbers");
+        return NULL;
+    }
+    return g_strdup_printf("qemu-sidecar/%d/%016" PRIx64 "%016" PRIx64,
+                           getpid(), bits[0], bits[1]);
+}
+
+static bool start_nbd(Program *p, char **name, GError **errp)
+{
+    g_autofree char *path = NULL;
+
+    *name = socket_name(errp);
+    if (!*name) {
+        return false;
+    }
+    path = g_strconcat("@", *name, NULL);
+    p->sc.nbd = nbd_server_new(p->options.workers, errp);
+    return p->sc.nbd && nbd_server_listen_unix(p->sc.nbd, path, errp) &&
+           emu_export_drives(p->cl, p->sc.block, p->sc.nbd, errp);
+}
+
+static void allow_pid(void *opaque, pid_t pid)
+{
+    Program *p = opaque;
+
+    nbd_server_allow_pid(p->sc.nbd, pid);
+}
+
+static bool start_qemu(Program *p, const char *nbd_socket, GError **errp)
+{
+    static const EmuHandlers handlers = {
+        .running = on_running,
+        .exited = on_exited,
+    };
+    GArray *shared = emu_monitors_child_fds(p->monitors);
+    EmuRuntime rt = {
+        .nbd_socket = nbd_socket,
+        .shared_fd = emu_monitors_shared_fd,
+        .opaque = p->monitors,
+    };
+    EmuStart start = {
+        .fds = (const int *)shared->data,
+        .n_fds = shared->len,
+        .mask = &p->old_mask,
+        .relay_output = p->cl->daemonize,
+        .guard = p->cl->runas,
+        .umask = p->cl->daemonize ? 027 : -1,
+        .before_exec = allow_pid,
+        .opaque = p,
+    };
+    g_auto(GStrv) argv = NULL;
+
+    p->sc.emu = emu_new(&handlers, p, errp);
+    if (!p->sc.emu) {
+        return false;
+    }
+    rt.qmp_fd = emu_qmp_child_fd(p->sc.emu);
+    argv = emu_cmdline_argv(p->cl, &rt);
+    start.argv = argv;
+    p->sc.monitors = monitor_set_new(&p->sc);
+    return emu_start(p->sc.emu, &start, errp);
+}
+
+static bool start(Program *p, GError **errp)
+{
+    g_autofree char *nbd_socket = NULL;
+
+    if (p->cl->daemonize) {
+        p->daemon_fd = daemon_start(errp);
+        if (p->daemon_fd < 0) {
+            return false;
+        }
+    }
+    p->monitors = emu_monitors_open(p->cl, errp);
+    p->sc.loop = g_main_loop_new(NULL, FALSE);
+    p->sc.block = block_context_new();
+    if (!p->monitors || !emu_open_drives(p->cl, p->sc.block, errp)) {
+        return false;
+    }
+    print_warnings(p->cl);
+    p->sc.backup = backup_manager_new(p->sc.block);
+    return catch_signals(p, errp) && start_nbd(p, &nbd_socket, errp) &&
+           start_qemu(p, nbd_socket, errp);
+}
+
+/* ---- end ------------------------------------------------------------ */
+
+/* QEMU is gone; false if something could not be written. */
+static bool stop(Program *p)
+{
+    bool ok;
+
+    /* A backup command that waits for its instant must come back before the
+     * monitors, and those before what they use. */
+    if (p->sc.backup) {
+        backup_cancel(p->sc.backup);
+    }
+    g_clear_pointer(&p->sc.monitors, monitor_set_free);
+    g_clear_pointer(&p->monitors, emu_monitors_free);
+    g_clear_pointer(&p->sc.backup, backup_manager_free);
+    g_clear_pointer(&p->sc.nbd, nbd_server_free);
+    ok = !p->sc.block || emu_flush_drives(p->sc.block);
+    g_clear_pointer(&p->sc.block, block_context_free);
+    g_clear_pointer(&p->sc.emu, emu_free);
+    g_clear_handle_id(&p->signal_source, g_source_remove);
+    g_clear_pointer(&p->sc.loop, g_main_loop_unref);
+    g_clear_pointer(&p->cl, emu_cmdline_free);
+    return ok;
+}
+
+/* End as QEMU did. */
+static int exit_like(int wait_status, bool ok)
+{
+    if (WIFSIGNALED(wait_status)) {
+        const struct rlimit no_core = {0, 0};
+        int signum = WTERMSIG(wait_status);
+        sigset_t set;
+
+        chardev_stdio_restore();
+        setrlimit(RLIMIT_CORE, &no_core);
+        signal(signum, SIG_DFL);
+        sigemptyset(&set);
+        sigaddset(&set, signum);
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+        raise(signum);
+        return 128 + signum;
+    }
+    return WEXITSTATUS(wait_status) || ok ? WEXITSTATUS(wait_status) : 1;
+}
+
+/* A closed stdin, stdout or stderr must not become one of our files. */
+static void open_std_fds(void)
+{
+    int fd;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd < 3);
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+static int run(Program *p, const char *const *argv)
+{
+    g_autoptr(GError) error = NULL;
+    bool ok;
+
+    p->cl = emu_cmdline_parse(argv);
+    if (p->cl->only_information) {
+        execvp(argv[0], (char **)argv);
+        fprintf(stderr, "qemu-sidecar: cannot run '%s': %s\n", argv[0],
+                g_strerror(errno));
+        return 127;
+    }
+    if (!emu_cmdline_plan(p->cl, &error)) {
+        fprintf(stderr, "qemu-sidecar: %s\n", error->message);
+        return 1;
+    }
+    if (p->options.print_command) {
+        return print_command(p->cl);
+    }
+    if (!start(p, &error)) {
+        fprintf(stderr, "qemu-sidecar: %s\n", error->message);
+        stop(p);
+        return 1;
+    }
+    g_main_loop_run(p->sc.loop);
+    ok = stop(p);
+    return exit_like(p->wait_status, ok);
+}
+
+int main(int argc, char **argv)
+{
+    static Program program = {.daemon_fd = -1, .signal_fd = -1};
+    int status;
+
+    open_std_fds();
+    status = parse_options(argc, argv, &program.options);
+    return status >= 0
+               ? status
+               : run(&program, (const char *const *)argv + optind);
+}
