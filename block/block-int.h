@@ -90,9 +90,10 @@ int bdrv_do_flush(BlockNode *bs);
 
 /* ---- drivers (drivers.c) --------------------------------------------- */
 
-extern const BlockDriver bdrv_raw, bdrv_file;
+extern const BlockDriver bdrv_raw, bdrv_file, bdrv_fault;
 
-#define BDRV_PROBE_BYTES 2048
+/* As much of a file as QEMU looks at, too. */
+#define BDRV_PROBE_BYTES 512
 
 /* The driver of a format, NULL and an error if there is none. */
 const BlockDriver *bdrv_find_format(const char *format, GError **errp);
@@ -100,7 +101,7 @@ const BlockDriver *bdrv_find_format(const char *format, GError **errp);
  * gets; NULL and an error for one that is not ours. */
 const BlockDriver *bdrv_find_protocol(const char *filename, const char **path,
                                       GError **errp);
-/* The format whose header @buf is: its name, with *drv NULL if there is no
+/* probe.c: the format whose header @buf is: its name, with *drv NULL if there is no
  * driver for it.  Never NULL: "raw" when it is nothing else. */
 const char *bdrv_probe_format(const uint8_t *buf, size_t len,
                               const BlockDriver **drv);

@@ -44,7 +44,7 @@ static int64_t align_down(int64_t n, uint32_t align)
     return n & ~(int64_t)(align - 1);
 }
 
-/* @n is at most INT64_MAX - 4095: begin_io has seen to it. */
+/* @n is at most INT64_MAX - 65536: begin_io has seen to it. */
 static int64_t align_up(int64_t n, uint32_t align)
 {
     return align_down(n + align - 1, align);
@@ -87,14 +87,16 @@ static int begin_io(BlockNode *bs, BdrvTrackedRequest *req, IoKind kind,
     int ret;
 
     if (unlikely(offset < 0 || bytes < 0 ||
-                 offset > INT64_MAX - 4096 - bytes)) {
+                 offset > INT64_MAX - 65536 - bytes)) {
         return -EINVAL;
     }
     if (kind == IO_WRITE && unlikely(bdrv_is_read_only(bs))) {
         return -EPERM;
     }
     end = offset + bytes;
-    if (kind == IO_WRITE && unlikely(!range_is_aligned(bs, offset, bytes))) {
+    /* Also at the end of the image, which may have moved once it is tracked. */
+    if (kind == IO_WRITE &&
+        unlikely(!is_aligned(offset | bytes, bs->request_alignment))) {
         serialising = true;
     }
     if (serialising) {
@@ -295,7 +297,8 @@ static int write_zero_data(BlockNode *bs, int64_t offset, int64_t bytes)
     memset(zeros, 0, size);
     while (bytes > 0 && ret == 0) {
         /* Whole blocks to the last but one piece. */
-        int64_t n = MIN(bytes, size - (offset & (bs->request_alignment - 1)));
+        int64_t in_block = offset & (bs->request_alignment - 1);
+        int64_t n = MIN(bytes, BOUNCE_BYTES - in_block);
 
         ret = pwrite_any(bs, offset, n, zeros, 0);
         offset += n;
@@ -402,14 +405,13 @@ int bdrv_flush(BlockNode *bs)
 {
     int ret = 0;
 
-    if (atomic_load(&bs->priv->inactive)) {
-        return -ENOMEDIUM;
-    }
     if ((bs->flags & BDRV_O_NO_FLUSH) || bdrv_is_read_only(bs)) {
         return 0;
     }
     pthread_mutex_lock(&bs->priv->flush_lock);
-    if (atomic_exchange(&bs->priv->dirty, false)) {
+    if (atomic_load(&bs->priv->inactive)) {
+        ret = -ENOMEDIUM;
+    } else if (atomic_exchange(&bs->priv->dirty, false)) {
         ret = bdrv_do_flush(bs);
         if (ret < 0) {
             atomic_store(&bs->priv->dirty, true);

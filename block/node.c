@@ -116,6 +116,7 @@ BlockNode *bdrv_open(const char *filename, const char *format, int flags,
     g_autoptr(BlockNode) file = NULL;
     BlockNode *bs;
 
+    flags &= ~BDRV_O_PROBED;
     if (format) {
         drv = bdrv_find_format(format, errp);
         if (!drv) {
@@ -196,8 +197,10 @@ bool bdrv_inactivate(BlockNode *bs, GError **errp)
         if (ret < 0) {
             error_set_errno(errp, -ret, "'%s': flush failed", bs->filename);
         } else {
+            pthread_mutex_lock(&bs->priv->flush_lock); /* flushes aren't tracked */
             bs->drv->close(bs);
             atomic_store(&bs->priv->inactive, true);
+            pthread_mutex_unlock(&bs->priv->flush_lock);
         }
     }
     tracked_request_end(&bs->priv->tracker, &req);
@@ -229,7 +232,7 @@ int64_t bdrv_length(BlockNode *bs)
     return atomic_load(&bs->priv->length);
 }
 
-int64_t bdrv_allocated_size(BlockNode *bs)
+static int64_t driver_allocated_size(BlockNode *bs)
 {
     if (atomic_load(&bs->priv->inactive)) {
         return -ENOMEDIUM;
@@ -238,6 +241,18 @@ int64_t bdrv_allocated_size(BlockNode *bs)
         return bs->drv->allocated_size(bs);
     }
     return bs->file ? bdrv_allocated_size(bs->file) : -ENOTSUP;
+}
+
+int64_t bdrv_allocated_size(BlockNode *bs)
+{
+    BdrvTrackedRequest req;
+    int64_t ret;
+
+    /* Any byte will do: bdrv_inactivate overlaps them all. */
+    tracked_request_begin(&bs->priv->tracker, &req, 0, 1, false);
+    ret = driver_allocated_size(bs);
+    tracked_request_end(&bs->priv->tracker, &req);
+    return ret;
 }
 
 uint32_t bdrv_request_alignment(BlockNode *bs)

@@ -1,6 +1,11 @@
 /*
  * The raw format: the image is the file, byte for byte.
  *
+ * An image whose format was guessed (BDRV_O_PROBED) must not become one of
+ * another format by what the guest writes into its first sector: such a write
+ * gets -EPERM, as with QEMU.  To have that sector whole, requests are aligned to
+ * 512 bytes then.
+ *
  * Since a raw node has the length and the alignment of its file node, and the
  * file node is nobody else's, requests that were checked and tracked for the
  * one go straight to the driver of the other.
@@ -16,6 +21,9 @@
 static bool raw_open(BlockNode *bs, int flags, GError **errp)
 {
     bs->request_alignment = bs->file->request_alignment;
+    if (flags & BDRV_O_PROBED) {
+        bs->request_alignment = MAX(bs->request_alignment, BDRV_PROBE_BYTES);
+    }
     bs->memory_alignment = bs->file->memory_alignment;
     return true;
 }
@@ -44,9 +52,21 @@ static int raw_pread(BlockNode *bs, int64_t offset, int64_t bytes, void *buf)
     return bs->file->drv->pread(bs->file, offset, bytes, buf);
 }
 
+static bool is_other_format(const void *buf, int64_t bytes)
+{
+    const BlockDriver *drv;
+
+    bdrv_probe_format(buf, MIN(bytes, BDRV_PROBE_BYTES), &drv);
+    return drv != &bdrv_raw;
+}
+
 static int raw_pwrite(BlockNode *bs, int64_t offset, int64_t bytes,
                       const void *buf, int flags)
 {
+    if (unlikely(offset == 0 && (bs->flags & BDRV_O_PROBED)) &&
+        is_other_format(buf, bytes)) {
+        return -EPERM;
+    }
     return bs->file->drv->pwrite(bs->file, offset, bytes, buf, flags);
 }
 
@@ -86,6 +106,13 @@ static bool raw_map_direct(BlockNode *bs, int64_t offset, int64_t bytes,
            drv->map_direct(bs->file, offset, bytes, fd, fd_offset);
 }
 
+static void raw_will_need(BlockNode *bs, int64_t offset, int64_t bytes)
+{
+    if (bs->file->drv->will_need) {
+        bs->file->drv->will_need(bs->file, offset, bytes);
+    }
+}
+
 const BlockDriver bdrv_raw = {
     .format_name = "raw",
     .open = raw_open,
@@ -100,4 +127,5 @@ const BlockDriver bdrv_raw = {
     .truncate = raw_truncate,
     .supports_fua = true,
     .map_direct = raw_map_direct,
+    .will_need = raw_will_need,
 };

@@ -29,9 +29,11 @@ struct BlockDriver {
     int64_t (*length)(BlockNode *bs);          /* missing: that of bs->file */
     int64_t (*allocated_size)(BlockNode *bs);  /* missing: that of bs->file */
 
-    /* The range is inside the image, aligned to node->request_alignment, and
-     * at most BDRV_REQUEST_MAX_BYTES; buf is aligned to
-     * node->memory_alignment.  Any number of calls at once. */
+    /* The range is inside the image; it starts at a multiple of
+     * node->request_alignment and ends at one or at the end of the image.
+     * Reads and writes are at most BDRV_REQUEST_MAX_BYTES, zeroes and discards
+     * may be the whole image.  buf is aligned to node->memory_alignment.  Any
+     * number of calls at once. */
     int (*pread)(BlockNode *bs, int64_t offset, int64_t bytes, void *buf);
     int (*pwrite)(BlockNode *bs, int64_t offset, int64_t bytes, const void *buf,
                   int flags);                  /* FUA: missing support is emulated by flush if !supports_fua */
@@ -48,6 +50,9 @@ struct BlockDriver {
      * aligned range can be read with O_DIRECT; false: not that simple. */
     bool (*map_direct)(BlockNode *bs, int64_t offset, int64_t bytes, int *fd,
                        int64_t *fd_offset);
+    /* The range will be read soon: start to bring it into memory.  Does not
+     * wait.  Missing: nothing. */
+    void (*will_need)(BlockNode *bs, int64_t offset, int64_t bytes);
 };
 
 /* The parts of a node that its driver may use. */
@@ -58,8 +63,8 @@ struct BlockNode {
     int flags;              /* BdrvOpenFlags */
     BlockNode *file;        /* of a format: the protocol node; owned */
     BlockNode *backing;     /* or NULL; owned */
-    uint32_t request_alignment; /* set by open; power of two, 1…4096 */
-    uint32_t memory_alignment;  /* set by open */
+    uint32_t request_alignment; /* set by open; power of two, 1…65536 */
+    uint32_t memory_alignment;  /* set by open; power of two */
     struct BlockNodePrivate *priv; /* block/node.c: length, locks, tracked requests, references */
 };
 
