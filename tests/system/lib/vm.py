@@ -8,7 +8,7 @@ import subprocess
 
 from .guest import Guest, make_image
 from .hmp import HMP
-from .qmp import QMP
+from .qmp import QMP, QMPError
 from .tap import BUILD, SOON, end_process, program
 
 QEMU = "qemu-system-x86_64"
@@ -27,12 +27,17 @@ class VM:
     enough, and quicker, where nobody has to write).
     """
 
+    qmp_error = QMPError
+
     def __init__(self, case, sizes=(), drives=(), guest=True, sidecar=True,
                  memory=128, name="vm", options=(), sidecar_options=(),
                  drive_options="", kernel_line=""):
+        if sidecar and not os.path.exists(program("qemu-sidecar")):
+            case.skip("no qemu-sidecar yet")
         self.case = case
         self.name = name
         self.process = None
+        self.preexec = None  # runs in the child before the program
         self._qmp = self._hmp = None
         self.qmp_path = case.path(name + ".qmp")
         self.hmp_path = case.path(name + ".hmp")
@@ -69,7 +74,8 @@ class VM:
         self.stderr_path = self.case.log_file(self.name + ".stderr")
         with open(self.stderr_path, "wb") as log:
             self.process = self.case.spawn(self.command, stdin=subprocess.DEVNULL,
-                                           stdout=log, stderr=log)
+                                           stdout=log, stderr=log,
+                                           preexec_fn=self.preexec)
         if wait and self.guest:
             self.guest.wait_ready()
         return self
