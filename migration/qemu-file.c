@@ -17,7 +17,9 @@
 
 #include "util/error.h"
 
+#include <pthread.h>
 #include <string.h>
+#include <time.h>
 
 #define BUFFER_SIZE (1024 * 1024)
 #define RESERVE_MAX (64 * 1024)
@@ -36,8 +38,8 @@ struct QEMUFile {
 
     uint64_t limit;      /* atomic */
 
-    GMutex lock;
-    GCond wake;          /* the limit changed, or stopped */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;          /* the limit changed, or stopped */
     bool stopped;        /* lock */
 
     bool writing;        /* something was put; else it is read from */
@@ -47,22 +49,26 @@ struct QEMUFile {
 QEMUFile *qemu_file_new(const QEMUFileOps *ops, void *opaque, const char *name)
 {
     QEMUFile *f = g_new0(QEMUFile, 1);
+    pthread_condattr_t attr;
 
     f->ops = ops;
     f->opaque = opaque;
     f->name = g_strdup(name);
     f->buf = g_malloc(BUFFER_SIZE);
     f->slice_start = g_get_monotonic_time();
-    g_mutex_init(&f->lock);
-    g_cond_init(&f->wake);
+    pthread_mutex_init(&f->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&f->wake, &attr);
+    pthread_condattr_destroy(&attr);
     return f;
 }
 
 static void file_free(QEMUFile *f)
 {
     g_clear_error(&f->error);
-    g_mutex_clear(&f->lock);
-    g_cond_clear(&f->wake);
+    pthread_mutex_destroy(&f->lock);
+    pthread_cond_destroy(&f->wake);
     g_free(f->name);
     g_free(f->buf);
     g_free(f);
@@ -91,10 +97,10 @@ void qemu_file_abandon(QEMUFile *f)
 
 void qemu_file_shutdown(QEMUFile *f)
 {
-    g_mutex_lock(&f->lock);
+    pthread_mutex_lock(&f->lock);
     f->stopped = true;
-    g_cond_broadcast(&f->wake);
-    g_mutex_unlock(&f->lock);
+    pthread_cond_broadcast(&f->wake);
+    pthread_mutex_unlock(&f->lock);
     if (f->ops->shutdown) {
         f->ops->shutdown(f->opaque);
     }
@@ -228,10 +234,10 @@ void qemu_put_counted_string(QEMUFile *f, const char *s)
 
 void qemu_file_set_rate_limit(QEMUFile *f, uint64_t bytes_per_second)
 {
-    g_mutex_lock(&f->lock);
+    pthread_mutex_lock(&f->lock);
     __atomic_store_n(&f->limit, bytes_per_second, __ATOMIC_RELAXED);
-    g_cond_broadcast(&f->wake);
-    g_mutex_unlock(&f->lock);
+    pthread_cond_broadcast(&f->wake);
+    pthread_mutex_unlock(&f->lock);
 }
 
 bool qemu_file_rate_exceeded(QEMUFile *f)
@@ -259,19 +265,23 @@ bool qemu_file_wait_slice(QEMUFile *f, GError **errp)
 {
     gint64 end = f->slice_start + SLICE_US;
     uint64_t limit = __atomic_load_n(&f->limit, __ATOMIC_RELAXED);
+    struct timespec until = {
+        .tv_sec = end / G_USEC_PER_SEC,
+        .tv_nsec = end % G_USEC_PER_SEC * 1000,
+    };
 
     if (!qemu_fflush(f, errp)) {
         return false;
     }
-    g_mutex_lock(&f->lock);
+    pthread_mutex_lock(&f->lock);
     while (!f->stopped && __atomic_load_n(&f->limit, __ATOMIC_RELAXED) == limit &&
-           g_cond_wait_until(&f->wake, &f->lock, end)) {
+           pthread_cond_timedwait(&f->wake, &f->lock, &until) == 0) {
     }
     if (f->stopped && !f->error) {
         f->error = g_error_new(SIDECAR_ERROR, SIDECAR_ERROR_CANCELLED,
                                "%s: cancelled", f->name);
     }
-    g_mutex_unlock(&f->lock);
+    pthread_mutex_unlock(&f->lock);
     next_slice(f, g_get_monotonic_time());
     return qemu_file_ok(f, errp);
 }

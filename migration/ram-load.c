@@ -1,0 +1,331 @@
+/*
+ * The RAM loader: records of a `ram' section into guest memory.
+ *
+ * What must hold before anything is written: the block is known, the offset is
+ * a page inside it, and for an XBZRLE page, that the page came before and that
+ * the encoding is well formed for a page of this length.
+ *
+ * Blocks that QEMU keeps to itself get a lazily touched mapping of the loader's
+ * own instead of the shared one; what arrived for them goes on to QEMU at the
+ * end.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "migration/ram.h"
+
+#include "migration/xbzrle.h"
+#include "util/error.h"
+#include "util/zero.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+typedef struct {
+    const RamBlock *b;
+    uint8_t *host;
+    Bitmap *received; /* a bit a page */
+    bool listed;      /* in the stream's list of blocks */
+} LoadBlock;
+
+struct RamLoader {
+    LoadBlock *blocks;
+    size_t n_blocks;
+    uint32_t page_size;
+    bool started;
+    uint8_t *buf; /* an XBZRLE encoding, at most a page */
+};
+
+static bool block_init(LoadBlock *lb, const RamBlock *b, uint32_t page_size)
+{
+    lb->b = b;
+    lb->received = bitmap_new(b->length / page_size);
+    lb->host = b->host;
+    if (!b->host && b->length) {
+        void *p = mmap(NULL, b->length, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        lb->host = p == MAP_FAILED ? NULL : p;
+    }
+    return lb->received && (lb->host || !b->length);
+}
+
+RamLoader *ram_loader_new(const RamBlock *blocks, size_t n, uint32_t page_size,
+                          GError **errp)
+{
+    RamLoader *l = g_new0(RamLoader, 1);
+
+    l->n_blocks = n;
+    l->page_size = page_size;
+    l->buf = g_malloc(page_size);
+    l->blocks = g_new0(LoadBlock, n);
+    for (size_t i = 0; i < n; i++) {
+        if (!block_init(&l->blocks[i], &blocks[i], page_size)) {
+            error_set(errp, "no memory to receive RAM block %s of %"
+                      G_GUINT64_FORMAT " bytes", blocks[i].idstr,
+                      blocks[i].length);
+            ram_loader_free(l);
+            return NULL;
+        }
+    }
+    return l;
+}
+
+void ram_loader_free(RamLoader *l)
+{
+    if (!l) {
+        return;
+    }
+    for (size_t i = 0; i < l->n_blocks; i++) {
+        LoadBlock *lb = &l->blocks[i];
+
+        bitmap_free(lb->received);
+        if (lb->b && !lb->b->host && lb->host) {
+            munmap(lb->host, lb->b->length);
+        }
+    }
+    g_free(l->blocks);
+    g_free(l->buf);
+    g_free(l);
+}
+
+bool ram_loader_started(const RamLoader *l)
+{
+    return l->started;
+}
+
+/* False, with what is wrong and where in the stream. */
+static bool G_GNUC_PRINTF(3, 4) bad(QEMUFile *f, GError **errp,
+                                    const char *fmt, ...)
+{
+    g_autofree char *what = NULL;
+    va_list ap;
+
+    if (!qemu_file_ok(f, errp)) {
+        return false; /* what was read is not what was sent */
+    }
+    va_start(ap, fmt);
+    what = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    error_set(errp, "%s: ram section, before byte %" G_GUINT64_FORMAT ": %s",
+              qemu_file_name(f), qemu_file_position(f), what);
+    return false;
+}
+
+static LoadBlock *block_by_name(RamLoader *l, const char *name)
+{
+    for (size_t i = 0; i < l->n_blocks; i++) {
+        if (!strcmp(l->blocks[i].b->idstr, name)) {
+            return &l->blocks[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- the list of blocks ----------------------------------------------------- */
+
+static bool load_list_entry(RamLoader *l, QEMUFile *f, uint64_t *left,
+                            GError **errp)
+{
+    char name[256];
+    uint64_t length;
+    LoadBlock *lb;
+
+    qemu_get_counted_string(f, name);
+    length = qemu_get_be64(f);
+    if (qemu_file_error(f)) {
+        return qemu_file_ok(f, errp);
+    }
+    lb = block_by_name(l, name);
+    if (!lb) {
+        return bad(f, errp, "RAM block \"%s\" of the source is unknown here",
+                   name);
+    }
+    if (length != lb->b->length) {
+        return bad(f, errp, "RAM block \"%s\" has %" G_GUINT64_FORMAT
+                   " bytes at the source and %" G_GUINT64_FORMAT " here", name,
+                   length, lb->b->length);
+    }
+    if (lb->listed || length > *left) {
+        return bad(f, errp, "RAM block \"%s\" %s", name, lb->listed ?
+                   "is listed twice" : "is larger than all RAM");
+    }
+    lb->listed = true;
+    *left -= length;
+    return true;
+}
+
+static bool load_list(RamLoader *l, QEMUFile *f, uint64_t total, GError **errp)
+{
+    if (l->started) {
+        return bad(f, errp, "a second list of RAM blocks");
+    }
+    while (total) {
+        if (!load_list_entry(l, f, &total, errp)) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < l->n_blocks; i++) {
+        if (!l->blocks[i].listed && l->blocks[i].b->length) {
+            return bad(f, errp, "RAM block \"%s\" is missing at the source",
+                       l->blocks[i].b->idstr);
+        }
+    }
+    l->started = true;
+    return true;
+}
+
+/* ---- pages -------------------------------------------------------------------- */
+
+static bool load_zero(RamLoader *l, QEMUFile *f, uint8_t *page, GError **errp)
+{
+    uint8_t fill = qemu_get_byte(f);
+
+    if (!qemu_file_ok(f, errp)) {
+        return false;
+    }
+    /* leave memory that nobody touched untouched */
+    if (fill || !buffer_is_zero(page, l->page_size)) {
+        memset(page, fill, l->page_size);
+    }
+    return true;
+}
+
+static bool load_xbzrle(RamLoader *l, QEMUFile *f, uint8_t *page,
+                        bool received, GError **errp)
+{
+    unsigned encoding = qemu_get_byte(f), len = qemu_get_be16(f);
+
+    if (!received) {
+        return bad(f, errp, "an XBZRLE page that was not sent before");
+    }
+    if (encoding != RAM_XBZRLE_ENCODING || len > l->page_size) {
+        return bad(f, errp, "an XBZRLE page with encoding %u and %u bytes",
+                   encoding, len);
+    }
+    if (!qemu_get_buffer(f, l->buf, len)) {
+        return qemu_file_ok(f, errp);
+    }
+    if (xbzrle_decode(l->buf, len, page, l->page_size) < 0) {
+        return bad(f, errp, "an XBZRLE page that is not well formed");
+    }
+    return true;
+}
+
+/* A cut stream must not leave half a page behind. */
+static bool load_raw(RamLoader *l, QEMUFile *f, uint8_t *page, GError **errp)
+{
+    if (!qemu_get_buffer(f, l->buf, l->page_size)) {
+        return qemu_file_ok(f, errp);
+    }
+    memcpy(page, l->buf, l->page_size);
+    return true;
+}
+
+static bool load_page(RamLoader *l, QEMUFile *f, LoadBlock *lb, uint64_t offset,
+                      unsigned flag, GError **errp)
+{
+    uint64_t nr = offset / l->page_size;
+    uint8_t *page;
+    bool ok;
+
+    if (offset % l->page_size || offset >= lb->b->length) {
+        return bad(f, errp, "offset 0x%" G_GINT64_MODIFIER "x is no page of "
+                   "RAM block \"%s\" (%" G_GUINT64_FORMAT " bytes)", offset,
+                   lb->b->idstr, lb->b->length);
+    }
+    page = lb->host + offset;
+    switch (flag) {
+    case RAM_SAVE_FLAG_ZERO:
+        ok = load_zero(l, f, page, errp);
+        break;
+    case RAM_SAVE_FLAG_PAGE:
+        ok = load_raw(l, f, page, errp);
+        break;
+    default:
+        ok = load_xbzrle(l, f, page, bitmap_test(lb->received, nr), errp);
+    }
+    if (ok) {
+        bitmap_set(lb->received, nr);
+    }
+    return ok;
+}
+
+bool ram_loader_load(RamLoader *l, QEMUFile *f, GError **errp)
+{
+    LoadBlock *lb = NULL;
+
+    for (;;) {
+        uint64_t word = qemu_get_be64(f);
+        uint64_t offset = word & ~RAM_SAVE_FLAG_MASK;
+        unsigned flag = word & RAM_SAVE_FLAG_MASK & ~RAM_SAVE_FLAG_CONTINUE;
+        char name[256];
+
+        if (!qemu_file_ok(f, errp)) {
+            return false;
+        }
+        if (word == RAM_SAVE_FLAG_EOS) {
+            return true;
+        }
+        if (flag == RAM_SAVE_FLAG_MEM_SIZE) {
+            if (!load_list(l, f, offset, errp)) {
+                return false;
+            }
+            continue;
+        }
+        if (flag != RAM_SAVE_FLAG_ZERO && flag != RAM_SAVE_FLAG_PAGE &&
+            flag != RAM_SAVE_FLAG_XBZRLE) {
+            return bad(f, errp, "a record of unknown kind 0x%x", flag);
+        }
+        if (!l->started) {
+            return bad(f, errp, "a page before the list of RAM blocks");
+        }
+        if (!(word & RAM_SAVE_FLAG_CONTINUE)) {
+            if (!qemu_get_counted_string(f, name)) {
+                return qemu_file_ok(f, errp);
+            }
+            lb = block_by_name(l, name);
+            if (!lb) {
+                return bad(f, errp, "a page of the unknown RAM block \"%s\"",
+                           name);
+            }
+        } else if (!lb) {
+            return bad(f, errp, "a page that names no RAM block");
+        }
+        if (!load_page(l, f, lb, offset, flag, errp)) {
+            return false;
+        }
+    }
+}
+
+/* ---- what goes on to QEMU ------------------------------------------------------ */
+
+static void put_foreign_page(RamLoader *l, QEMUFile *f, LoadBlock *lb,
+                             uint64_t offset)
+{
+    bool zero = buffer_is_zero(lb->host + offset, l->page_size);
+
+    qemu_put_be64(f, offset | (zero ? RAM_SAVE_FLAG_ZERO : RAM_SAVE_FLAG_PAGE));
+    qemu_put_counted_string(f, lb->b->idstr);
+    if (zero) {
+        qemu_put_byte(f, 0);
+    } else {
+        qemu_put_buffer(f, lb->host + offset, l->page_size);
+    }
+}
+
+void ram_loader_put_foreign(RamLoader *l, QEMUFile *f)
+{
+    for (size_t i = 0; i < l->n_blocks; i++) {
+        LoadBlock *lb = &l->blocks[i];
+        Bitmap *received = lb->received;
+
+        if (lb->b->host) {
+            continue;
+        }
+        for (uint64_t nr = bitmap_next_set(received, 0); nr < received->size;
+             nr = bitmap_next_set(received, nr + 1)) {
+            put_foreign_page(l, f, lb, nr * l->page_size);
+        }
+    }
+}
