@@ -21,8 +21,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Reads and writes that take longer than this are handed on. */
-#define HAND_ON_NS 30000
 /* How many rounds of the handshake a worker does before others have a turn. */
 #define HANDSHAKE_ROUNDS 16
 
@@ -327,10 +325,10 @@ static bool may_take_long(NbdConn *conn, const NbdRequest *req)
 
     switch (req->type) {
     case NBD_CMD_READ:
-        return g_atomic_int_get(&pace[0]) > HAND_ON_NS;
+        return g_atomic_int_get(&pace[0]) > NBD_HAND_ON_NS;
     case NBD_CMD_WRITE:
         return (req->flags & NBD_CMD_FLAG_FUA) ||
-               g_atomic_int_get(&pace[1]) > HAND_ON_NS;
+               g_atomic_int_get(&pace[1]) > NBD_HAND_ON_NS;
     default:
         return true;
     }

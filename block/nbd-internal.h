@@ -43,6 +43,8 @@
 /* How long a worker waits on one socket for the rest of a request, or for the
  * next one, before it gives the connection back to epoll. */
 #define NBD_LINGER_MS 20
+/* Reads and writes that take longer than this are handed on; see nbd-conn.c. */
+#define NBD_HAND_ON_NS 30000
 /* A request that keeps the role longer than one or two of these loses it. */
 #define NBD_WATCH_MS 2
 

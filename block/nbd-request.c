@@ -51,13 +51,14 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
-/* A moving average over some eight requests.  Races lose a sample, no more. */
+/* A moving average over some sixteen requests, in which a single slow one (the
+ * thread lost the CPU) does not weigh much.  Races lose a sample, no more. */
 static void note_pace(gint *pace, uint64_t start)
 {
-    gint sample = (gint)MIN(now_ns() - start, 100000000U);
+    gint sample = (gint)MIN(now_ns() - start, 4U * NBD_HAND_ON_NS);
     gint old = g_atomic_int_get(pace);
 
-    g_atomic_int_set(pace, old + (sample - old) / 8);
+    g_atomic_int_set(pace, old + (sample - old) / 16);
 }
 
 static int timed_pread(NbdConn *conn, uint64_t offset, uint32_t bytes, void *buf)

@@ -241,7 +241,7 @@ static void watch_take(NbdServer *srv)
 
         if (role == conn->watched && NBD_ROLE_OF(role) == NBD_ROLE_BUSY &&
             g_atomic_int_compare_and_exchange(
-                &conn->role, role, NBD_ROLE(conn->serial, NBD_ROLE_OWNED))) {
+                &conn->role, role, NBD_ROLE((guint)role >> 2, NBD_ROLE_OWNED))) {
             nbd_conn_arm(conn);
         }
         conn->watched = role;

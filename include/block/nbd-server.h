@@ -19,12 +19,15 @@
 
 typedef struct NbdServer NbdServer;
 
-/* @workers 1…256: how many requests may run at once.  Main thread. */
+/* @workers 1…256: how many requests may run at once, beside one that each
+ * export always has.  64 is a good number: four drives whose sixteen requests
+ * (QEMU sends no more) all wait.  Threads are made when they are needed.  Main
+ * thread. */
 NbdServer *nbd_server_new(unsigned workers, GError **errp);
 
-/* Listen on a unix socket that the caller has bound or will bind:
- * @path starting with '@' is an abstract name, else a file that is created
- * with mode 0600 and removed by nbd_server_free. */
+/* Listen on a unix socket: @path starting with '@' is an abstract name, else a
+ * file that is created with mode 0600 and removed by nbd_server_free.  A file
+ * left by a server that died is replaced.  Once for each server. */
 bool nbd_server_listen_unix(NbdServer *srv, const char *path, GError **errp);
 
 /* Only this process (and this uid) may connect; 0: same uid is enough.
@@ -35,15 +38,21 @@ void nbd_server_allow_pid(NbdServer *srv, pid_t pid);
  * read at connect time. */
 bool nbd_server_add(NbdServer *srv, const char *name, BlockBackend *blk,
                     bool read_only, GError **errp);
-/* Stop offering it and close its connections. */
+/* Stop offering it and close its connections as nbd_server_drop_clients does.
+ * @blk must live until nbd_server_free. */
 void nbd_server_remove(NbdServer *srv, const char *name);
 /* Close the connections of one export (NULL: of all) after the requests in
- * flight were answered: clients that reconnect see a new size. */
+ * flight were answered: clients that reconnect see a new size.  Returns at
+ * once, as the two functions above do; a request that is received only after
+ * the return is not answered, so a client with `reconnect-delay' repeats it on
+ * the next connection. */
 void nbd_server_drop_clients(NbdServer *srv, const char *name);
 /* How many connections an export has now. */
 unsigned nbd_server_connections(NbdServer *srv, const char *name);
 
-/* Close everything, wait for requests in flight, end the workers. */
+/* Close everything, wait for requests in flight, end the workers.  A client
+ * that does not read its answers is given two seconds; a request that waits
+ * for a drained drive or in a write hook is waited for: end those first. */
 void nbd_server_free(NbdServer *srv);
 
 #endif
