@@ -21,6 +21,8 @@ BENCH := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/*.c)
 FUZZ := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz-*.c))
 TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 
+AGENT := $(BUILD)/qemu-sidecar-agent.so
+
 INCLUDES := -I$(BUILD) -Iinclude
 GENERATED :=
 -include qapi/qapi.mk
@@ -29,7 +31,7 @@ COMPILE = $(CC) $(CPPFLAGS) $(INCLUDES) $(CFLAGS) -MMD -MP
 LINK = $(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIBS)
 
 .PHONY: all tools help
-all: $(PROGRAMS)
+all: $(PROGRAMS) $(AGENT)
 tools: $(TOOLS)
 
 help:
@@ -68,6 +70,14 @@ $(BUILD)/vma: $(BUILD)/obj/vma/main.o $(LIBRARY)
 	@echo "  LINK  $@"
 	@$(LINK)
 
+# Preloaded into QEMU: no library, no sanitizer, nothing exported but what it wraps.
+$(AGENT): emulator/agent/agent.c emulator/agent/uffd.h include/emulator/agent.h $(BUILD)/config-host.mak
+	@echo "  AGENT $@"
+	@$(CC) -D_GNU_SOURCE $(INCLUDES) $(filter-out -fsanitize% -fno-sanitize%,$(CFLAGS)) \
+	    -fPIC -shared -fvisibility=hidden -o $@ $<
+
+$(BUILD)/tests/test-dirty-log: | $(AGENT) $(BUILD)/tools/agent-child
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(UNIT_HELPERS:%.c=$(BUILD)/obj/%.o) $(LIBRARY)
 	@mkdir -p $(@D)
 	@$(LINK)
@@ -89,9 +99,11 @@ $(BUILD)/tools/%: $(BUILD)/obj/tests/tools/%.o $(LIBRARY)
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/lib/qemu-sidecar
+	install -m 644 $(AGENT) $(DESTDIR)$(PREFIX)/lib/qemu-sidecar
 	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/tools $(BUILD)/bench $(BUILD)/fuzz $(LIBRARY) $(PROGRAMS) $(GENERATED)
+	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/tools $(BUILD)/bench $(BUILD)/fuzz $(LIBRARY) $(PROGRAMS) $(AGENT) $(GENERATED)
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

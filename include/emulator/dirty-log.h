@@ -20,6 +20,8 @@
 
 #include "util/bitmap.h"
 
+#include <sys/types.h>
+
 typedef struct DirtyLog DirtyLog;
 
 typedef struct {
@@ -55,5 +57,20 @@ static inline void dirty_log_free(DirtyLog *log)
  * it, page by page, at each sync.  Costs as much memory as the block. */
 DirtyLog *dirty_log_new_compare(const uint8_t *host, uint64_t length,
                                 uint32_t page_size, GError **errp);
+
+/*
+ * The kernel's page-table log: userfaultfd in the process that writes (for
+ * QEMU, by the preloaded agent), PAGEMAP_SCAN on /proc/PID/pagemap from here.
+ * Linux 6.7 or newer.  @address and @length: the registered mapping in process
+ * @pid.  @discarded: words that the agent sets bits in (a bit a page), borrowed;
+ * NULL if nobody does.
+ */
+DirtyLog *dirty_log_new_pagemap(pid_t pid, uint64_t address, uint64_t length,
+                                uint32_t page_size, uint64_t *discarded,
+                                GError **errp);
+
+/* Does this kernel have all of that, for this user?  Tried on a few pages of
+ * this process; the error says what is missing. */
+bool dirty_log_pagemap_probe(GError **errp);
 
 #endif
