@@ -15,7 +15,7 @@ Bitmap *bitmap_new(uint64_t size)
     uint64_t n_words = size / 64 + (size % 64 != 0);
     Bitmap *b;
 
-    if (n_words > SIZE_MAX / sizeof(uint64_t)) {
+    if (size > BITMAP_MAX) {
         return NULL;
     }
     b = g_new0(Bitmap, 1);

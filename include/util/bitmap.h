@@ -21,8 +21,11 @@ typedef struct Bitmap {
     _Atomic uint64_t *words;
 } Bitmap;
 
-/* All bits clear.  NULL if there is no memory for it (a size that came from
- * outside is thus an error, not an abort).  @size may be 0. */
+#define BITMAP_MAX (UINT64_C(1) << 40) /* 64 PiB in clusters of 64 KiB */
+
+/* All bits clear.  NULL if @size is more than BITMAP_MAX or there is no memory
+ * for it (a size that came from outside is thus an error, not an abort).
+ * @size may be 0. */
 Bitmap *bitmap_new(uint64_t size);
 void bitmap_free(Bitmap *b); /* NULL allowed */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Bitmap, bitmap_free)

@@ -40,6 +40,7 @@ void mem_set(bool *what, bool value)
 {
     pthread_mutex_lock(&mem.lock);
     *what = value;
+    mem.held = false; /* who still has to wait says so again */
     pthread_cond_broadcast(&mem.cond);
     pthread_mutex_unlock(&mem.lock);
 }

@@ -65,6 +65,7 @@ static void test_ranges_against_a_model(void)
 static void test_impossible_size(void)
 {
     g_assert_null(bitmap_new(UINT64_MAX));
+    g_assert_null(bitmap_new(BITMAP_MAX + 1));
 }
 
 enum { BITS = 20000, THREADS = 4 };
