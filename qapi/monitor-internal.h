@@ -23,8 +23,8 @@
 #ifndef SIDECAR_QAPI_MONITOR_INTERNAL_H
 #define SIDECAR_QAPI_MONITOR_INTERNAL_H
 
-#include "hmp/hmp.h"
 #include "qapi/monitor.h"
+#include "qapi/qmp-registry.h"
 #include <pthread.h>
 
 typedef struct MonitorKind {
@@ -35,6 +35,8 @@ typedef struct MonitorKind {
     /* The last reference went: free the kind's own fields, then g_free(mon).
      * Main thread. */
     void (*free)(Monitor *mon);
+    /* An event, whole and borrowed; may be NULL.  Main thread. */
+    void (*event)(Monitor *mon, json_object *event);
 } MonitorKind;
 
 /* The first member of a QMP or HMP client. */
@@ -43,7 +45,7 @@ struct Monitor {
     MonitorSet *set;
     unsigned refs;          /* main thread */
     ChardevClient *client;  /* main thread; NULL once it is gone */
-    GHashTable *named_fds;  /* set->lock; char * → fd + 1: getfd */
+    GHashTable *named_fds;  /* set->lock; char * → fd: what getfd keeps */
     GArray *received_fds;   /* set->lock; int: came along, not claimed yet */
 };
 
@@ -70,8 +72,81 @@ void monitor_run(Monitor *mon, void (*work)(void *opaque),
 /* Run @fn on the main thread soon, in order of the calls.  Any thread. */
 void monitor_invoke(MonitorSet *set, void (*fn)(void *opaque), void *opaque);
 
-/* Serve @h (opaque: whatever) on @chr; the set closes @chr at its end. */
+/* Serve @h (opaque: whatever) on @chr; the set frees @chr at its end. */
 void monitor_set_add_chardev(MonitorSet *set, Chardev *chr,
                              const ChardevHandlers *h, void *opaque);
+
+/* ---- the emulator behind the monitors --------------------------------- */
+
+/* emu_* of emulator.h; a table so that tests need no QEMU. */
+typedef struct MonitorEmulator {
+    void (*send)(void *opaque, const char *command, json_object *args,
+                 const int *fds, size_t n_fds, EmuQmpReplyFn *cb,
+                 void *cb_opaque);
+    json_object *(*version)(void *opaque); /* borrowed */
+    void *opaque;
+} MonitorEmulator;
+
+/* As emu_qmp_call, with descriptors.  A NULL emulator knows no command.  Any
+ * thread but the main one. */
+json_object *monitor_emulator_call(MonitorSet *set, const char *command,
+                                   json_object *args, const int *fds,
+                                   size_t n_fds, GError **errp);
+
+/* ---- the set ----------------------------------------------------------- */
+
+typedef struct MonitorAction MonitorAction;
+
+struct MonitorSet {
+    /* Constant: */
+    Sidecar *sc;
+    const QmpCommand *commands;
+    MonitorEmulator emulator; /* .send NULL: there is none */
+    pthread_t main_thread;
+
+    /* Main thread: */
+    GPtrArray *monitors; /* Monitor, borrowed */
+    GPtrArray *chardevs; /* owned */
+    GPtrArray *endpoints; /* what the chardevs' handlers get; freed by g_free */
+    unsigned running;    /* commands under way, of whatever kind */
+    bool closing;
+    guint wakeup_source;
+    int wakeup_fd;       /* constant; an eventfd: actions has something */
+
+    pthread_mutex_t lock; /* guards the rest, and what Monitor says */
+    GQueue actions;       /* of MonitorAction */
+    GArray *fdset_fds;    /* of MonitorFdsetFd */
+};
+
+/* A set that serves @commands before @emulator (NULL: none). */
+MonitorSet *monitor_set_new_full(Sidecar *sc, const QmpCommand *commands,
+                                 const MonitorEmulator *emulator);
+
+/* One more, one less command under way: monitor_set_free waits for them. */
+void monitor_set_begin(MonitorSet *set);
+void monitor_set_end(MonitorSet *set);
+
+/* Give an event, borrowed, to every monitor now.  Main thread. */
+void monitor_set_event(MonitorSet *set, json_object *event);
+
+/* ---- descriptors (monitor-fds.c) ---------------------------------------- */
+
+typedef struct {
+    int64_t fdset_id;
+    int64_t emulator_fd; /* its number in QEMU, as add-fd answered */
+    int fd;
+} MonitorFdsetFd;
+
+/* The first fd that came along and was not claimed; the others are closed.
+ * -1 and QEMU's error if there is none.  Any thread. */
+int monitor_claim_fd(Monitor *mon, GError **errp);
+/* What a closed client leaves behind.  Main thread. */
+void monitor_close_fds(Monitor *mon);
+void monitor_set_close_fdsets(MonitorSet *set);
+/* The names of @mon's descriptors that are mentioned anywhere in @args, each
+ * with a duplicate of the fd in *fds (all to be freed, closed).  Any thread. */
+GPtrArray *monitor_mentioned_fds(Monitor *mon, json_object *args, GArray **fds);
+/* QEMU has used up what @mon kept under @name. */
+void monitor_forget_fd(Monitor *mon, const char *name);
 
 #endif

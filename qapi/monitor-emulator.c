@@ -1,0 +1,89 @@
+/*
+ * The emulator behind the monitors; see monitor-internal.h.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "monitor-internal.h"
+#include "qapi/qapi-commands.h"
+#include "util/error.h"
+#include "qmp-protocol.h"
+#include <string.h>
+
+/* ---- the real one -------------------------------------------------------- */
+
+static void real_send(void *opaque, const char *command, json_object *args,
+                      const int *fds, size_t n_fds, EmuQmpReplyFn *cb,
+                      void *cb_opaque)
+{
+    emu_qmp_send(opaque, command, args, fds, n_fds, cb, cb_opaque);
+}
+
+static json_object *real_version(void *opaque)
+{
+    return emu_qemu_version(opaque);
+}
+
+static void on_event(void *opaque, json_object *event)
+{
+    monitor_set_event(opaque, event);
+}
+
+/* No event comes after QEMU has ended, which is before the set is freed: so
+ * the listener needs no removing. */
+MonitorSet *monitor_set_new(Sidecar *sc)
+{
+    MonitorEmulator emulator = { real_send, real_version, sc->emu };
+    MonitorSet *set = monitor_set_new_full(sc, qmp_commands, &emulator);
+
+    emu_add_event_listener(sc->emu, on_event, set);
+    return set;
+}
+
+/* ---- calls that wait ------------------------------------------------------- */
+
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool answered;
+    json_object *reply;
+} Call;
+
+static void on_reply(void *opaque, json_object *reply)
+{
+    Call *call = opaque;
+
+    pthread_mutex_lock(&call->lock);
+    call->reply = json_object_get(reply);
+    call->answered = true;
+    pthread_cond_signal(&call->cond);
+    pthread_mutex_unlock(&call->lock);
+}
+
+json_object *monitor_emulator_call(MonitorSet *set, const char *command,
+                                   json_object *args, const int *fds,
+                                   size_t n_fds, GError **errp)
+{
+    Call call = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER };
+    json_object *result = NULL;
+
+    if (!set->emulator.send) {
+        json_object_put(args);
+        qmp_error_not_found(command, errp);
+        return NULL;
+    }
+    set->emulator.send(set->emulator.opaque, command, args, fds, n_fds, on_reply,
+                       &call);
+    pthread_mutex_lock(&call.lock);
+    while (!call.answered) {
+        pthread_cond_wait(&call.cond, &call.lock);
+    }
+    pthread_mutex_unlock(&call.lock);
+    pthread_mutex_destroy(&call.lock);
+    pthread_cond_destroy(&call.cond);
+
+    if (!qmp_reply_error(call.reply, errp)) {
+        result = json_object_get(json_object_object_get(call.reply, "return"));
+    }
+    json_object_put(call.reply);
+    return result;
+}
