@@ -83,14 +83,14 @@ static void load_module(const char *name)
 
     snprintf(path, sizeof(path), "/modules/%s", name);
     fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) < 0) {
+    if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)) {
         printf("init: %s: %s\n", path, strerror(errno));
     }
     close(fd);
 }
 
-/* Files are named GROUP-NN-NAME.ko; group "virtio" is always loaded, another
- * one when modules=...GROUP... is on the command line. */
+/* Files are named GROUP-NN-NAME.ko.  Group "virtio" is always loaded, first;
+ * another one when modules=...GROUP... is on the command line. */
 static void load_modules(const char *cmdline)
 {
     struct dirent **names;
@@ -98,10 +98,15 @@ static void load_modules(const char *cmdline)
     int n = scandir("/modules", &names, NULL, alphasort);
 
     for (int i = 0; i < n; i++) {
+        if (!strncmp(names[i]->d_name, "virtio-", 7)) {
+            load_module(names[i]->d_name);
+        }
+    }
+    for (int i = 0; groups && i < n; i++) {
         char group[32];
 
         if (sscanf(names[i]->d_name, "%31[a-z]-", group) == 1 &&
-            (!strcmp(group, "virtio") || (groups && strstr(groups, group)))) {
+            strcmp(group, "virtio") && strstr(groups, group)) {
             load_module(names[i]->d_name);
         }
     }
