@@ -7,6 +7,8 @@
 #include "cmdline-internal.h"
 #include "util/error.h"
 
+#define SECTOR 512
+
 /* QEMU warns too, for images that the guest may write. */
 static void warn_of_probing(const EmuDrive *drive, BlockNode *node)
 {
@@ -18,6 +20,25 @@ static void warn_of_probing(const EmuDrive *drive, BlockNode *node)
                    "         Say format=raw to lift that.\n",
                    drive->filename);
     }
+}
+
+/*
+ * A guest sees whole sectors.  QEMU 7.2 shows it the last, partial one of a raw
+ * image as a whole one and lets the file grow when the guest writes to it; over
+ * NBD that write would fail.  So the file gets the missing bytes, zeros, now.
+ */
+static bool fill_last_sector(const EmuDrive *drive, BlockNode *node,
+                             GError **errp)
+{
+    int64_t length = bdrv_length(node), rest = length % SECTOR;
+
+    if (bdrv_is_read_only(node) || !rest) {
+        return true;
+    }
+    g_printerr("qemu-sidecar: '%s': %" G_GINT64_FORMAT " bytes are no multiple "
+               "of %d; the last sector was filled with zeros\n",
+               drive->filename, length, SECTOR);
+    return bdrv_truncate(node, length + SECTOR - rest, errp);
 }
 
 static bool open_drive(EmuCmdline *cl, EmuDrive *drive, BlockContext *ctx,
@@ -41,6 +62,9 @@ static bool open_drive(EmuCmdline *cl, EmuDrive *drive, BlockContext *ctx,
         return false;
     }
     warn_of_probing(drive, node);
+    if (!fill_last_sector(drive, node, errp)) {
+        return false;
+    }
     blk = blk_new(ctx, drive->name, node, errp);
     if (!blk) {
         return false;

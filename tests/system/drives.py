@@ -1,0 +1,123 @@
+#!/usr/bin/python3
+# timeout: 300
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A drive behind the sidecar looks to QEMU, and so to the guest and to
+management tools, as it does without: name, place, size, modes."""
+
+import os
+import subprocess
+
+from lib.guest import make_image
+from lib.qmp import QMP
+from lib.tap import contains, equal, main, program, test
+
+QEMU = "qemu-system-x86_64"
+
+# Every image is raw; a…h have 1 MiB, odd ones as their name says.
+LINES = {
+    "pc": [
+        "-hda a -hdb b -cdrom c -drive file=d,format=raw",
+        "-drive file=a,format=raw,index=2 -drive file=b,format=raw -drive file=c,format=raw,media=cdrom",
+        "-drive file=a,format=raw,if=virtio -drive if=virtio,file=b,format=raw,index=5 "
+        "-drive if=virtio,file=c,format=raw",
+        "-drive file=a,format=raw,if=none -drive file=b,format=raw,if=none,id=x -drive if=none,id=e",
+        "-fda a -fdb b",
+        "-drive file=a,format=raw,if=floppy -drive file=b,format=raw,unit=1 -drive file=c,format=raw",
+        "-drive if=ide,media=cdrom -drive file=a,format=raw",
+        "-drive if=none,file=a,format=raw,id=d -device virtio-blk-pci,drive=d,id=v",
+        "-device virtio-scsi-pci -drive if=none,file=a,format=raw,id=d -device scsi-cd,drive=d",
+        "-drive file=a,format=raw,if=virtio,readonly=on",
+        "-drive file=a,format=raw,if=virtio,cache=none",
+        "-drive file=a,format=raw,if=virtio,cache=writethrough,detect-zeroes=on",
+        "-drive file=a,format=raw,if=virtio,cache=unsafe,discard=unmap,detect-zeroes=unmap",
+        "-drive file=a,format=raw,if=virtio,cache=directsync,aio=native",
+        "-drive file=a,format=raw,if=virtio,cache=none,cache.writeback=off,aio=io_uring",
+        "-drive file=a,format=raw,if=virtio,throttling.iops-total=100,werror=stop,rerror=ignore",
+        "-drive file=a,format=raw,if=virtio,node-name=n,copy-on-read=on",
+        "a -nodefaults",
+    ],
+    "q35": [
+        "-hda a -hdb b -cdrom c -drive file=d,format=raw",
+        "-drive file=a,format=raw,bus=1,unit=0 -drive file=b,format=raw",
+        "-drive file=a,format=raw,media=cdrom -hdd b",
+        "a",
+    ],
+    "isapc -cpu 486": ["-hda a -cdrom b -fda c"],
+    "microvm": ["-drive file=a,format=raw -drive file=b,format=raw,if=none"],
+    "none": ["-drive file=a,format=raw"],
+}
+SIZES = ["-drive file=511,format=raw,if=virtio -drive file=512,format=raw,if=virtio "
+         "-drive file=513,format=raw -drive file=65537,format=raw,if=none,id=x "
+         "-drive file=1000001,format=raw,if=virtio -cdrom 2049"]
+
+
+def images(t):
+    for name in "abcdefgh":
+        make_image(t.path(name), 1 << 20)
+    for size in (511, 512, 513, 2049, 65537, 1000001):
+        make_image(t.path(str(size)), size)
+
+
+def describe(block):
+    """What of query-block must not differ."""
+    text = {k: block.get(k) for k in ("device", "qdev", "removable", "locked",
+                                      "tray_open", "io-status", "type")}
+    inserted = block.get("inserted")
+    if inserted:
+        text["size"] = inserted["image"]["virtual-size"]
+        for key in ("ro", "drv", "detect_zeroes", "cache", "iops", "bps"):
+            text[key] = inserted.get(key)
+    return text
+
+
+def drives_of(t, prefix, machine, line, name):
+    """describe() of every drive of a QEMU with this line, and its stderr."""
+    path = t.path(name + ".qmp")
+    log = t.log_file(name + ".stderr")
+    command = [*prefix, QEMU, "-accel", "tcg", "-S", "-display", "none", "-M",
+               *machine.split(), "-qmp", f"unix:{path},server=on,wait=off",
+               *line.split()]
+    with open(log, "wb") as stderr:
+        process = t.spawn(command, cwd=t.dir, stdin=subprocess.DEVNULL,
+                          stdout=stderr, stderr=stderr)
+    qmp = QMP(path, lambda: process.poll() is None)
+    found = [describe(b) for b in qmp("query-block")]
+    try:
+        qmp("quit")
+    except EOFError:
+        pass
+    qmp.close()
+    equal(process.wait(), 0, "status")
+    os.unlink(log)
+    return found
+
+
+def compare(t, machine, line):
+    plain = drives_of(t, [], machine, line, "plain")
+    ours = drives_of(t, [program("qemu-sidecar")], machine, line, "sidecar")
+    for want, got in zip(plain, ours):
+        equal(got, want, f"-M {machine} {line}: {want['device']}")
+    equal(len(ours), len(plain), f"-M {machine} {line}: number of drives")
+
+
+def add(machine):
+    def run(t):
+        images(t)
+        for line in LINES[machine]:
+            compare(t, machine, line)
+    run.__name__ = f"drives_of_{machine.split()[0]}_are_as_without_us"
+    test(run)
+
+
+for m in LINES:
+    add(m)
+
+
+@test
+def sizes_that_are_no_multiple_of_a_sector_look_the_same(t):
+    images(t)
+    for line in SIZES:
+        compare(t, "pc", line)
+
+
+main()
