@@ -222,8 +222,7 @@ static void plan_shared_serial(EmuCmdline *cl, unsigned index,
                                unsigned serials)
 {
     EmuOption *opt = emu_cmdline_option(cl, index);
-    const char *spec = opt->arg + strlen("mon:");
-    EmuMonitor *mon = add_monitor(cl, index, spec, emu_option_text(opt));
+    EmuMonitor *mon = add_monitor(cl, index, opt->arg, emu_option_text(opt));
 
     mon->mux = true;
     /* The label that QEMU gives its chardev: monitors find it by that. */
@@ -330,7 +329,9 @@ static void plan_default_monitor(EmuCmdline *cl)
         append_words(cl, "-monitor", "vc:80Cx24C");
         return;
     }
-    mon = add_monitor(cl, G_MAXUINT, "stdio", g_strdup("-nographic"));
+    mon = add_monitor(cl, G_MAXUINT, has_default_serial(cl) ? "mon:stdio"
+                                                            : "stdio",
+                      g_strdup("-nographic"));
     if (has_default_serial(cl)) {
         mon->mux = true;
         mon->shared_id = g_strdup("serial0");
@@ -343,7 +344,7 @@ static bool is_stdio(const EmuMonitor *mon)
 {
     g_autoptr(Keyval) kv = keyval_parse(mon->spec, "backend");
 
-    return !strcmp(mon->spec, "stdio") ||
+    return !strcmp(mon->spec, "stdio") || !strcmp(mon->spec, "mon:stdio") ||
            (mon->option_form && !g_strcmp0(keyval_get(kv, "backend"), "stdio"));
 }
 
