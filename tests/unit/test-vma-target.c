@@ -275,15 +275,22 @@ static void test_exec_is_ended_without_commit(Fixture *f, gconstpointer data)
     g_autofree char *spec = NULL;
     VmaTarget *t;
     struct stat st;
+    int fd;
+    char c;
 
     g_assert_cmpint(mkfifo(ready, 0600), ==, 0);
-    spec = g_strdup_printf("exec:(trap '' TERM; cat >'%s/part'; mv '%s/part' '%s')"
-                           " & echo >'%s'; wait", f->dir, f->dir, f->path, ready);
+    spec = g_strdup_printf("exec:exec 3<&0; (trap '' TERM; exec 4>'%s'; echo >&4; "
+                           "cat <&3 >'%s/part'; mv '%s/part' '%s') & wait",
+                           ready, f->dir, f->dir, f->path);
     t = must_open(spec);
     g_assert_true(vma_target_write(t, "archive", 7, NULL));
-    /* Its shell is running: wait for what it says. */
-    close(open(ready, O_RDONLY));
+    /* Its trap is set: wait for what it says. */
+    fd = open(ready, O_RDONLY);
+    g_assert_cmpint(read(fd, &c, 1), ==, 1);
     vma_target_free(t);
+    /* Nobody is left that has it open. */
+    g_assert_cmpint(read(fd, &c, 1), ==, 0);
+    close(fd);
     g_assert_cmpint(stat(f->path, &st), ==, -1);
     g_assert_cmpint(errno, ==, ENOENT);
 }
