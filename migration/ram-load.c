@@ -89,9 +89,9 @@ void ram_loader_free(RamLoader *l)
     g_free(l);
 }
 
-bool ram_loader_started(const RamLoader *l)
+void ram_loader_skip_list(RamLoader *l)
 {
-    return l->started;
+    l->started = true;
 }
 
 /* False, with what is wrong and where in the stream. */

@@ -96,8 +96,8 @@ void ram_loader_free(RamLoader *l);
  * name the same blocks with the same lengths, in any order.
  */
 bool ram_loader_load(RamLoader *l, QEMUFile *f, GError **errp);
-/* Has the list of blocks been read? */
-bool ram_loader_started(const RamLoader *l);
+/* The caller has read the list of blocks itself. */
+void ram_loader_skip_list(RamLoader *l);
 /* Put the pages kept for blocks without host as records (no end mark). */
 void ram_loader_put_foreign(RamLoader *l, QEMUFile *f);
 

@@ -1,0 +1,90 @@
+/*
+ * QEMU's own migration stream, version 3: what is around the `ram' section.
+ *
+ * We take it apart as far as we need to (header, configuration section, ram
+ * section) and carry everything behind the end of ram as it is.  Byte by byte:
+ * docs/specs/qemu-stream.txt.
+ *
+ *     header | configuration | START ram | PART ram … | END ram | rest
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_MIGRATION_QEMU_STREAM_H
+#define SIDECAR_MIGRATION_QEMU_STREAM_H
+
+#include "migration/qemu-file.h"
+#include "migration/ram.h"
+
+#define QEMU_VM_FILE_MAGIC 0x5145564du /* "QEVM" */
+#define QEMU_VM_FILE_VERSION 3
+
+enum {
+    QEMU_VM_EOF = 0x00,
+    QEMU_VM_SECTION_START = 0x01,
+    QEMU_VM_SECTION_PART = 0x02,
+    QEMU_VM_SECTION_END = 0x03,
+    QEMU_VM_SECTION_FULL = 0x04,
+    QEMU_VM_SUBSECTION = 0x05,
+    QEMU_VM_VMDESCRIPTION = 0x06,
+    QEMU_VM_CONFIGURATION = 0x07,
+    QEMU_VM_COMMAND = 0x08,
+    QEMU_VM_SECTION_FOOTER = 0x7e,
+};
+
+#define RAM_SECTION_VERSION 4
+
+/* More than any machine's device state; a bound for hostile streams. */
+#define QEMU_STREAM_REST_MAX (512 * 1024 * 1024)
+
+typedef struct {
+    char *machine;          /* as in the stream ("pc-q35-7.2"); NULL: none sent */
+    GByteArray *config;     /* the configuration section as it is passed on:
+                               without QEMU_VM_CONFIGURATION's capabilities */
+    uint32_t ram_section;   /* section id */
+    bool footers;           /* sections end with a footer (machines since 2.4) */
+    GByteArray *commands;   /* QEMU_VM_COMMANDs seen before the end of ram */
+    GByteArray *rest;       /* everything behind the end of ram */
+} QemuStream;
+
+void qemu_stream_init(QemuStream *qs);
+void qemu_stream_clear(QemuStream *qs);
+
+/*
+ * Read a whole stream up to the end of @f.  @ram is called for the records of
+ * each ram section (START, PART, END) and reads up to and with their end mark.
+ * @on_header, if not NULL, once the configuration section is known; false (with
+ * an error) refuses the stream.  Errors say what was wrong and at which byte.
+ */
+typedef bool QemuStreamRamFn(void *opaque, QEMUFile *f, GError **errp);
+typedef bool QemuStreamHeaderFn(void *opaque, const QemuStream *qs,
+                                GError **errp);
+bool qemu_stream_read(QEMUFile *f, QemuStream *qs, QemuStreamHeaderFn *on_header,
+                      QemuStreamRamFn *ram, void *opaque, GError **errp);
+
+/* Writing one, in this order; errors stick to @f. */
+void qemu_stream_put_header(const QemuStream *qs, QEMUFile *f);
+/* START, PART or END of ram; then its records with their end mark; then: */
+void qemu_stream_put_ram(const QemuStream *qs, QEMUFile *f, uint8_t type);
+void qemu_stream_put_footer(const QemuStream *qs, QEMUFile *f);
+/* Before the END section. */
+void qemu_stream_put_commands(const QemuStream *qs, QEMUFile *f);
+void qemu_stream_put_rest(const QemuStream *qs, QEMUFile *f);
+
+/*
+ * QEMU's device-only stream (capability x-ignore-shared), taken apart.
+ *
+ * Its list of blocks has an address after each length, and its ram sections
+ * carry only the pages of blocks that are not shared.
+ */
+typedef struct {
+    QemuStream stream;
+    GArray *blocks;      /* RamBlock: every block of the machine; host is NULL */
+    RamLoader *foreign;  /* the pages that came along */
+} DeviceState;
+
+/* Reads @f to its end. */
+DeviceState *device_state_read(QEMUFile *f, uint32_t page_size, GError **errp);
+void device_state_free(DeviceState *ds);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DeviceState, device_state_free)
+
+#endif

@@ -1,0 +1,361 @@
+/*
+ * Taking QEMU's stream apart and putting it together.
+ *
+ * The reader is a loop over section types.  Only `ram' may be a live section;
+ * another one (a block migration, VFIO) has a length that only its device
+ * knows, so it is refused by name.  The first section behind the end of ram
+ * begins the rest, which is not looked into.
+ *
+ * A footer is taken if it is there; whether one came after the first section
+ * says whether this machine type has them.
+ *
+ * Seen with QEMU 7.2; commands before the end of ram come from 8.1 and newer
+ * (switchover start) and are passed on.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "migration/qemu-stream.h"
+
+#include "util/error.h"
+
+#include <string.h>
+
+#define MACHINE_NAME_MAX 1024
+#define CAPABILITIES_MAX 256
+
+void qemu_stream_init(QemuStream *qs)
+{
+    *qs = (QemuStream) {
+        .config = g_byte_array_new(),
+        .commands = g_byte_array_new(),
+        .rest = g_byte_array_new(),
+    };
+}
+
+void qemu_stream_clear(QemuStream *qs)
+{
+    g_clear_pointer(&qs->machine, g_free);
+    g_clear_pointer(&qs->config, g_byte_array_unref);
+    g_clear_pointer(&qs->commands, g_byte_array_unref);
+    g_clear_pointer(&qs->rest, g_byte_array_unref);
+}
+
+static bool G_GNUC_PRINTF(3, 4) bad(QEMUFile *f, GError **errp,
+                                    const char *fmt, ...)
+{
+    g_autofree char *what = NULL;
+    va_list ap;
+
+    if (!qemu_file_ok(f, errp)) {
+        return false;
+    }
+    va_start(ap, fmt);
+    what = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    error_set(errp, "%s: migration stream, before byte %" G_GUINT64_FORMAT
+              ": %s", qemu_file_name(f), qemu_file_position(f), what);
+    return false;
+}
+
+/* ---- header and configuration --------------------------------------------------- */
+
+static bool read_magic(QEMUFile *f, GError **errp)
+{
+    uint32_t magic = qemu_get_be32(f), version = qemu_get_be32(f);
+
+    if (magic != QEMU_VM_FILE_MAGIC) {
+        return bad(f, errp, "not a QEMU migration stream (it begins with "
+                   "0x%08x)", magic);
+    }
+    if (version != QEMU_VM_FILE_VERSION) {
+        return bad(f, errp, "stream version %u is not supported", version);
+    }
+    return qemu_file_ok(f, errp);
+}
+
+static void append_be32(GByteArray *a, uint32_t v)
+{
+    v = GUINT32_TO_BE(v);
+    g_byte_array_append(a, (uint8_t *)&v, 4);
+}
+
+static bool read_machine(QemuStream *qs, QEMUFile *f, GError **errp)
+{
+    uint32_t len = qemu_get_be32(f);
+
+    if (len > MACHINE_NAME_MAX) {
+        return bad(f, errp, "a machine name of %u bytes", len);
+    }
+    qs->machine = g_malloc0(len + 1);
+    if (!qemu_get_buffer(f, qs->machine, len)) {
+        return qemu_file_ok(f, errp);
+    }
+    if (strlen(qs->machine) != len) {
+        return bad(f, errp, "a machine name with a NUL in it");
+    }
+    append_be32(qs->config, len);
+    g_byte_array_append(qs->config, (uint8_t *)qs->machine, len);
+    return true;
+}
+
+/* The capabilities of the sender; they concern who loads the stream as a whole,
+ * which is us, so they are not passed on. */
+static bool skip_capabilities(QEMUFile *f, GError **errp)
+{
+    uint32_t n = qemu_get_be32(f);
+    char name[256];
+
+    if (n > CAPABILITIES_MAX) {
+        return bad(f, errp, "%u capabilities", n);
+    }
+    while (n-- && qemu_get_counted_string(f, name)) {
+    }
+    return qemu_file_ok(f, errp);
+}
+
+/* After the type byte of a subsection of the configuration. */
+static bool read_config_subsection(QemuStream *qs, QEMUFile *f, GError **errp)
+{
+    uint8_t content[16], kind = QEMU_VM_SUBSECTION, name_len;
+    uint32_t version;
+    size_t len;
+    char name[256];
+
+    qemu_get_counted_string(f, name);
+    version = qemu_get_be32(f);
+    if (!strcmp(name, "configuration/capabilities")) {
+        return skip_capabilities(f, errp);
+    }
+    if (!strcmp(name, "configuration/target-page-bits")) {
+        len = 4;
+    } else if (!strcmp(name, "configuration/uuid")) {
+        len = 16;
+    } else {
+        return bad(f, errp, "unknown part \"%s\" of the configuration", name);
+    }
+    if (!qemu_get_buffer(f, content, len)) {
+        return qemu_file_ok(f, errp);
+    }
+    name_len = strlen(name);
+    g_byte_array_append(qs->config, &kind, 1);
+    g_byte_array_append(qs->config, &name_len, 1);
+    g_byte_array_append(qs->config, (uint8_t *)name, name_len);
+    append_be32(qs->config, version);
+    g_byte_array_append(qs->config, content, len);
+    return true;
+}
+
+/* ---- sections ---------------------------------------------------------------------- */
+
+/* What a read is doing. */
+typedef struct {
+    QEMUFile *f;
+    QemuStream *qs;
+    QemuStreamRamFn *ram;
+    void *opaque;
+    bool started, ended;
+    uint8_t next; /* the type byte that has been read */
+} Reader;
+
+static bool read_type(Reader *r, GError **errp)
+{
+    r->next = qemu_get_byte(r->f);
+    return qemu_file_ok(r->f, errp);
+}
+
+static bool read_start(Reader *r, GError **errp)
+{
+    char name[256];
+    uint32_t id = qemu_get_be32(r->f), instance, version;
+
+    qemu_get_counted_string(r->f, name);
+    instance = qemu_get_be32(r->f);
+    version = qemu_get_be32(r->f);
+    if (!qemu_file_ok(r->f, errp)) {
+        return false;
+    }
+    if (strcmp(name, "ram")) {
+        return bad(r->f, errp, "live state of \"%s\", which is not supported",
+                   name);
+    }
+    if (r->started || instance || version != RAM_SECTION_VERSION) {
+        return bad(r->f, errp, "ram section with instance %u and version %u%s",
+                   instance, version, r->started ? ", a second one" : "");
+    }
+    r->started = true;
+    r->qs->ram_section = id;
+    return true;
+}
+
+static bool read_continued(Reader *r, GError **errp)
+{
+    uint32_t id = qemu_get_be32(r->f);
+
+    if (!r->started || id != r->qs->ram_section) {
+        return bad(r->f, errp, "a part of section %u, which has not begun", id);
+    }
+    return true;
+}
+
+/* The footer, if there is one; leaves the next type byte. */
+static bool read_footer(Reader *r, bool first, GError **errp)
+{
+    uint32_t id;
+
+    if (!read_type(r, errp)) {
+        return false;
+    }
+    if (first) {
+        r->qs->footers = r->next == QEMU_VM_SECTION_FOOTER;
+    }
+    if (!r->qs->footers) {
+        return true;
+    }
+    id = qemu_get_be32(r->f);
+    if (r->next != QEMU_VM_SECTION_FOOTER || id != r->qs->ram_section) {
+        return bad(r->f, errp, "the ram section does not end where it should");
+    }
+    return read_type(r, errp);
+}
+
+static bool read_section(Reader *r, GError **errp)
+{
+    bool first = r->next == QEMU_VM_SECTION_START;
+    bool end = r->next == QEMU_VM_SECTION_END;
+
+    if (!(first ? read_start(r, errp) : read_continued(r, errp)) ||
+        !r->ram(r->opaque, r->f, errp)) {
+        return false;
+    }
+    r->ended = end;
+    return read_footer(r, first, errp);
+}
+
+static bool read_command(Reader *r, GError **errp)
+{
+    uint8_t head[5] = { QEMU_VM_COMMAND };
+    g_autofree uint8_t *data = NULL;
+    size_t len;
+
+    if (!qemu_get_buffer(r->f, head + 1, 4)) {
+        return qemu_file_ok(r->f, errp);
+    }
+    len = head[3] << 8 | head[4];
+    data = g_malloc(len + 1);
+    if (!qemu_get_buffer(r->f, data, len)) {
+        return qemu_file_ok(r->f, errp);
+    }
+    if (r->qs->commands->len > 1024 * 1024) {
+        return bad(r->f, errp, "too many commands");
+    }
+    g_byte_array_append(r->qs->commands, head, 5);
+    g_byte_array_append(r->qs->commands, data, len);
+    return read_type(r, errp);
+}
+
+static bool read_rest(Reader *r, GError **errp)
+{
+    g_autofree uint8_t *buf = g_malloc(256 * 1024);
+    GByteArray *rest = r->qs->rest;
+    ssize_t n;
+
+    g_byte_array_append(rest, &r->next, 1);
+    while ((n = qemu_get_some(r->f, buf, 256 * 1024)) > 0) {
+        if (rest->len + (size_t)n > QEMU_STREAM_REST_MAX) {
+            return bad(r->f, errp, "more than %d MiB of device state",
+                       QEMU_STREAM_REST_MAX >> 20);
+        }
+        g_byte_array_append(rest, buf, n);
+    }
+    return qemu_file_ok(r->f, errp);
+}
+
+static bool read_sections(Reader *r, GError **errp)
+{
+    while (!r->ended) {
+        bool ok;
+
+        switch (r->next) {
+        case QEMU_VM_SECTION_START:
+        case QEMU_VM_SECTION_PART:
+        case QEMU_VM_SECTION_END:
+            ok = read_section(r, errp);
+            break;
+        case QEMU_VM_COMMAND:
+            ok = read_command(r, errp);
+            break;
+        default:
+            ok = bad(r->f, errp, "section type 0x%02x where RAM was expected",
+                     r->next);
+        }
+        if (!ok) {
+            return false;
+        }
+    }
+    return read_rest(r, errp);
+}
+
+bool qemu_stream_read(QEMUFile *f, QemuStream *qs, QemuStreamHeaderFn *on_header,
+                      QemuStreamRamFn *ram, void *opaque, GError **errp)
+{
+    Reader r = { .f = f, .qs = qs, .ram = ram, .opaque = opaque };
+
+    if (!read_magic(f, errp) || !read_type(&r, errp)) {
+        return false;
+    }
+    if (r.next == QEMU_VM_CONFIGURATION) {
+        if (!read_machine(qs, f, errp) || !read_type(&r, errp)) {
+            return false;
+        }
+        while (r.next == QEMU_VM_SUBSECTION) {
+            if (!read_config_subsection(qs, f, errp) || !read_type(&r, errp)) {
+                return false;
+            }
+        }
+    }
+    if (on_header && !on_header(opaque, qs, errp)) {
+        return false;
+    }
+    return read_sections(&r, errp);
+}
+
+/* ---- writing ------------------------------------------------------------------------- */
+
+void qemu_stream_put_header(const QemuStream *qs, QEMUFile *f)
+{
+    qemu_put_be32(f, QEMU_VM_FILE_MAGIC);
+    qemu_put_be32(f, QEMU_VM_FILE_VERSION);
+    if (qs->machine) {
+        qemu_put_byte(f, QEMU_VM_CONFIGURATION);
+        qemu_put_buffer(f, qs->config->data, qs->config->len);
+    }
+}
+
+void qemu_stream_put_ram(const QemuStream *qs, QEMUFile *f, uint8_t type)
+{
+    qemu_put_byte(f, type);
+    qemu_put_be32(f, qs->ram_section);
+    if (type == QEMU_VM_SECTION_START) {
+        qemu_put_counted_string(f, "ram");
+        qemu_put_be32(f, 0);
+        qemu_put_be32(f, RAM_SECTION_VERSION);
+    }
+}
+
+void qemu_stream_put_footer(const QemuStream *qs, QEMUFile *f)
+{
+    if (qs->footers) {
+        qemu_put_byte(f, QEMU_VM_SECTION_FOOTER);
+        qemu_put_be32(f, qs->ram_section);
+    }
+}
+
+void qemu_stream_put_commands(const QemuStream *qs, QEMUFile *f)
+{
+    qemu_put_buffer(f, qs->commands->data, qs->commands->len);
+}
+
+void qemu_stream_put_rest(const QemuStream *qs, QEMUFile *f)
+{
+    qemu_put_buffer(f, qs->rest->data, qs->rest->len);
+}
