@@ -169,7 +169,7 @@ def a_reader_that_goes_away_fails_the_backup(t):
     vm.qmp("backup", backup_file="/dev/fdname/archive")
     equal(len(os.read(reader, 4096)) > 0, True)
     os.close(reader)
-    contains(wait_backup(vm.qmp, "error")["errmsg"].lower(), "broken pipe")
+    contains(wait_backup(vm.qmp, "error")["errmsg"], "reader is gone")
     still_good(t, vm)
     vm.quit()
 
@@ -302,7 +302,7 @@ def a_busy_guests_writes_survive_the_end_of_a_failed_backup(t):
 @test
 def a_missing_image_is_named_and_nothing_runs(t):
     vm = VM(t, drives=[f"file={t.path('none.raw')},format=raw,if=virtio"], guest=False)
-    vm.start()
+    vm.start(wait=False)
     equal(vm.wait_exit() != 0, True, "fails")
     contains(vm.stderr(), "none.raw")
 
@@ -310,7 +310,7 @@ def a_missing_image_is_named_and_nothing_runs(t):
 @test
 def qemu_that_refuses_its_options_shows_through(t):
     vm = VM(t, sizes=[SIZE], guest=False, options=["-no-such-option"])
-    vm.start()
+    vm.start(wait=False)
     plain = subprocess.run(["qemu-system-x86_64", "-no-such-option"], check=False,
                            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     equal(vm.wait_exit(), plain.returncode, "exit status")
@@ -320,9 +320,8 @@ def qemu_that_refuses_its_options_shows_through(t):
 @test
 def an_image_in_use_is_refused(t):
     vm = VM(t, sizes=[SIZE], guest=False).start()
-    vm.qmp("query-status")
     second = VM(t, drives=[f"file={vm.images[0]},format=raw,if=virtio"], guest=False,
-                name="second").start()
+                name="second").start(wait=False)
     equal(second.wait_exit() != 0, True, "the second VM fails")
     contains(second.stderr().lower(), "lock")
     still_good(t, vm)
