@@ -53,7 +53,11 @@ static void on_reply(void *opaque, json_object *reply)
     Call *call = opaque;
 
     pthread_mutex_lock(&call->lock);
-    call->reply = json_object_get(reply);
+    /* json-c's reference counts are not atomic, and the main thread still
+     * holds this one: the waiting thread gets an object of its own. */
+    if (json_object_deep_copy(reply, &call->reply, NULL)) {
+        call->reply = NULL;
+    }
     call->answered = true;
     pthread_cond_signal(&call->cond);
     pthread_mutex_unlock(&call->lock);

@@ -20,7 +20,8 @@ typedef struct Emulator Emulator;
  * @args is consumed and may be NULL.  @fds go along as SCM_RIGHTS and stay
  * the caller's.  @cb runs on the main thread exactly once with the whole reply
  * object ({"return": …} or {"error": …}; borrowed), or NULL when QEMU is gone.
- * Any thread.
+ * json-c's reference counts are not atomic: a callback that hands the reply to
+ * another thread gives it a deep copy.  Any thread.
  */
 typedef void EmuQmpReplyFn(void *opaque, json_object *reply);
 void emu_qmp_send(Emulator *emu, const char *command, json_object *args,

@@ -87,10 +87,7 @@ def the_exit_status_is_qemus(t):
     # isa-debug-exit ends QEMU with (value << 1) | 1; no guest: through the monitor.
     run = Run(t, "-device", "isa-debug-exit,iobase=0xf4,iosize=4")
     qmp = run.qmp()
-    try:
-        qmp.hmp("o /b 0xf4 21")
-    except EOFError:
-        pass
+    qmp.send("human-monitor-command", {"command-line": "o /b 0xf4 21"})
     equal(run.process.wait(), 43)
 
 
