@@ -5,7 +5,7 @@
  * byte, as long as the line is ASCII: after each key that changed the text,
  * cursor to the start of the line, the whole text, erase to the end, cursor
  * back to its place.  (Programs that drive a monitor have learned to read
- * that.)  Keys that QEMU ignores have the meaning they have in a shell: C-b,
+ * that; lines of more than LONG_LINE bytes are drawn with less.)  Keys that QEMU ignores have the meaning they have in a shell: C-b,
  * C-f, C-k, C-u, C-n, C-p, Home and End as xterm sends them, and escape
  * sequences with parameters are swallowed whole.  Text is UTF-8: a character
  * is inserted, stepped over and deleted as a whole; bytes that are no UTF-8
@@ -21,6 +21,8 @@
 #include <glib.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define LONG_LINE 512
 
 typedef enum { STATE_NORMAL, STATE_ESCAPE, STATE_CSI, STATE_SS3 } InputState;
 
@@ -123,12 +125,29 @@ static void put_line(Readline *rl)
     }
 }
 
+/* Text was added at the end of a long line: drawing all of it again for each
+ * byte of something pasted would be megabytes. */
+static bool update_tail(Readline *rl)
+{
+    if (rl->secret || rl->text->len <= LONG_LINE ||
+        rl->text->len <= rl->shown->len ||
+        memcmp(rl->text->str, rl->shown->str, rl->shown->len) != 0 ||
+        rl->shown_column != column_of(rl, rl->shown, rl->shown->len)) {
+        return false;
+    }
+    put(rl, rl->text->str + rl->shown->len);
+    return true;
+}
+
 /* Make the screen show the line as it is now. */
 static void update(Readline *rl)
 {
     size_t column;
 
-    if (!g_string_equal(rl->text, rl->shown)) {
+    if (!g_string_equal(rl->text, rl->shown) && update_tail(rl)) {
+        g_string_assign(rl->shown, rl->text->str);
+        rl->shown_column = column_of(rl, rl->text, rl->text->len);
+    } else if (!g_string_equal(rl->text, rl->shown)) {
         put_times(rl, "\033[D", rl->shown_column);
         put_line(rl);
         put(rl, "\033[K");

@@ -1,0 +1,96 @@
+/*
+ * HMP's command table.  A command that stands here is ours, also when QEMU has
+ * one of that name; all others are QEMU's.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "commands.h"
+#include "readline.h"
+
+#include <string.h>
+
+static void info_history(HmpContext *ctx, const HmpArgs *args)
+{
+    const char *line;
+
+    for (unsigned i = 0; ctx->rl && (line = readline_history(ctx->rl, i)); i++) {
+        g_string_append_printf(ctx->out, "%u: '%s'\n", i, line);
+    }
+}
+
+const HmpCommand hmp_info_commands[] = {
+    {
+        .name = "backup",
+        .args_type = "",
+        .params = "",
+        .help = "show backup status",
+        .run = hmp_info_backup,
+    },
+    {
+        .name = "history",
+        .args_type = "",
+        .params = "",
+        .help = "show the command line history",
+        .main_thread = true,
+        .run = info_history,
+    },
+    { .name = NULL },
+};
+
+const HmpCommand hmp_commands[] = {
+    {
+        .name = "backup",
+        .args_type = "state:-s,backupfile:F,speed:o?,devlist:B?",
+        .params = "[-s] backupfile [speed [devlist]]",
+        .help = "create a VM backup (use -s to save the VM state too)",
+        .run = hmp_backup,
+    },
+    {
+        .name = "backup_cancel",
+        .args_type = "",
+        .params = "",
+        .help = "cancel the current VM backup",
+        .run = hmp_backup_cancel,
+    },
+    {
+        .name = "help|?",
+        .args_type = "name:S?",
+        .params = "[cmd]",
+        .help = "show the help",
+        .run = hmp_help,
+    },
+    {
+        .name = "info",
+        .args_type = "item:s?",
+        .params = "[subcommand]",
+        .help = "show various information about the system state",
+        .run = hmp_info_help,
+        .sub_table = hmp_info_commands,
+    },
+    { .name = NULL },
+};
+
+bool hmp_name_matches(const char *names, const char *name)
+{
+    size_t len = strlen(name);
+
+    for (const char *p = names; len; p = strchr(p, '|') + 1) {
+        if (!strncmp(p, name, len) && (!p[len] || p[len] == '|')) {
+            return true;
+        }
+        if (!strchr(p, '|')) {
+            break;
+        }
+    }
+    return false;
+}
+
+const HmpCommand *hmp_find_command(const HmpCommand *table, const char *name)
+{
+    for (; table->name; table++) {
+        if (hmp_name_matches(table->name, name)) {
+            return table;
+        }
+    }
+    return NULL;
+}
