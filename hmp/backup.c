@@ -4,44 +4,33 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "commands.h"
-#include "util/error.h"
+#include "qapi/qapi-commands.h"
 
 #include <time.h>
 
-/* The one place that starts a backup from HMP. */
-static bool start_backup(Monitor *mon, const char *file, bool state,
-                         const char *devlist, int64_t speed, GError **errp)
-{
-    BackupRequest req = {
-        .backup_file = file,
-        .target_fd = -1,
-        .devlist = devlist,
-        .speed = speed,
-    };
-    g_autofree char *uuid = NULL;
-
-    if (state) {
-        g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED,
-                    "saving the VM state is not supported yet");
-        return false;
-    }
-    uuid = backup_start(monitor_sidecar(mon)->backup, &req, errp);
-    return uuid != NULL;
-}
-
 void hmp_backup(HmpContext *ctx, const HmpArgs *args)
 {
+    /* The strings are borrowed; qmp_backup changes nothing. */
+    BackupArguments arg = {
+        .backup_file = (char *)hmp_args_str(args, "backupfile"),
+        .devlist = (char *)hmp_args_str(args, "devlist"),
+        .has_speed = hmp_args_has(args, "speed"),
+        .speed = hmp_args_int(args, "speed"),
+        .has_state = hmp_args_bool(args, "state"),
+        .state = hmp_args_bool(args, "state"),
+    };
     GError *err = NULL;
 
-    start_backup(ctx->mon, hmp_args_str(args, "backupfile"),
-                 hmp_args_bool(args, "state"), hmp_args_str(args, "devlist"),
-                 hmp_args_int(args, "speed"), &err);
+    g_free(qmp_backup(ctx->mon, &arg, &err));
     hmp_report_error(ctx, err);
 }
 
 void hmp_backup_cancel(HmpContext *ctx, const HmpArgs *args)
 {
-    backup_cancel(monitor_sidecar(ctx->mon)->backup);
+    GError *err = NULL;
+
+    qmp_backup_cancel(ctx->mon, &err);
+    hmp_report_error(ctx, err);
 }
 
 static void append_time(GString *out, const char *what, int64_t seconds)
@@ -57,44 +46,39 @@ static void append_time(GString *out, const char *what, int64_t seconds)
     }
 }
 
-static void append_share(GString *out, const char *what, uint64_t part,
-                         uint64_t total)
+static void append_share(GString *out, const char *what, int64_t part,
+                         int64_t total)
 {
-    unsigned __int128 percent = total ? (unsigned __int128)part * 100 / total : 0;
+    int percent = total > 0 ? (int)((__int128)part * 100 / total) : 0;
 
-    g_string_append_printf(out, "%s: %" G_GUINT64_FORMAT " (%d%%)\n", what, part,
-                           (int)percent);
+    g_string_append_printf(out, "%s: %" G_GINT64_FORMAT " (%d%%)\n", what, part, percent);
 }
 
 /* The lines and their order are those that scripts written for earlier
  * implementations of these commands look for. */
 void hmp_info_backup(HmpContext *ctx, const HmpArgs *args)
 {
-    static const char *const names[] = {
-        [BACKUP_STATUS_ACTIVE] = "active",
-        [BACKUP_STATUS_DONE] = "done",
-        [BACKUP_STATUS_ERROR] = "error",
-        [BACKUP_STATUS_CANCELLED] = "cancelled",
-    };
-    BackupStatus st = { 0 };
+    GError *err = NULL;
+    g_autoptr(BackupInfo) info = qmp_query_backup(ctx->mon, &err);
     GString *out = ctx->out;
 
-    backup_query(monitor_sidecar(ctx->mon)->backup, &st);
-    if (st.status == BACKUP_STATUS_NONE) {
-        g_string_append(out, "No backup has been started\n");
+    if (!info || !info->has_status) {
+        g_string_append(out, info ? "No backup has been started\n" : "");
+        hmp_report_error(ctx, err);
         return;
     }
-    g_string_append_printf(out, "Backup status: %s%s%s%s\n", names[st.status],
-                           st.errmsg ? " - " : "", st.errmsg ? st.errmsg : "",
-                           st.finishing ? " (finishing)" : "");
-    append_time(out, "Start time", st.start_time);
-    if (st.end_time) {
-        append_time(out, "End time", st.end_time);
+    g_string_append_printf(out, "Backup status: %s%s%s%s\n",
+                           BackupState_str(info->status),
+                           info->errmsg ? " - " : "",
+                           info->errmsg ? info->errmsg : "",
+                           info->finishing ? " (finishing)" : "");
+    append_time(out, "Start time", info->start_time);
+    if (info->has_end_time) {
+        append_time(out, "End time", info->end_time);
     }
     g_string_append_printf(out, "Backup file: %s\nBackup uuid: %s\n"
-                           "Total size: %" G_GUINT64_FORMAT "\n",
-                           st.backup_file ? st.backup_file : "", st.uuid, st.total);
-    append_share(out, "Transferred bytes", st.transferred, st.total);
-    append_share(out, "Zero bytes", st.zero_bytes, st.total);
-    backup_status_clear(&st);
+                           "Total size: %" G_GINT64_FORMAT "\n",
+                           info->backup_file, info->uuid, info->total);
+    append_share(out, "Transferred bytes", info->transferred, info->total);
+    append_share(out, "Zero bytes", info->zero_bytes, info->total);
 }

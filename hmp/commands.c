@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "commands.h"
+#include "qapi/qapi-commands.h"
 #include "readline.h"
 
 #include <string.h>
@@ -16,6 +17,23 @@ static void info_history(HmpContext *ctx, const HmpArgs *args)
     for (unsigned i = 0; ctx->rl && (line = readline_history(ctx->rl, i)); i++) {
         g_string_append_printf(ctx->out, "%u: '%s'\n", i, line);
     }
+}
+
+/* Descriptors are a client's own, and QEMU has only one client: us. */
+static void getfd(HmpContext *ctx, const HmpArgs *args)
+{
+    GError *err = NULL;
+
+    qmp_getfd(ctx->mon, hmp_args_str(args, "fdname"), &err);
+    hmp_report_error(ctx, err);
+}
+
+static void closefd(HmpContext *ctx, const HmpArgs *args)
+{
+    GError *err = NULL;
+
+    qmp_closefd(ctx->mon, hmp_args_str(args, "fdname"), &err);
+    hmp_report_error(ctx, err);
 }
 
 const HmpCommand hmp_info_commands[] = {
@@ -53,6 +71,20 @@ const HmpCommand hmp_commands[] = {
         .run = hmp_backup_cancel,
     },
     {
+        .name = "closefd",
+        .args_type = "fdname:s",
+        .params = "closefd name",
+        .help = "close a file descriptor previously passed via SCM rights",
+        .run = closefd,
+    },
+    {
+        .name = "getfd",
+        .args_type = "fdname:s",
+        .params = "getfd name",
+        .help = "receive a file descriptor via SCM rights and assign it a name",
+        .run = getfd,
+    },
+    {
         .name = "help|?",
         .args_type = "name:S?",
         .params = "[cmd]",
@@ -74,6 +106,9 @@ bool hmp_name_matches(const char *names, const char *name)
 {
     size_t len = strlen(name);
 
+    if (strchr(name, '|')) {
+        return false;
+    }
     for (const char *p = names; len; p = strchr(p, '|') + 1) {
         if (!strncmp(p, name, len) && (!p[len] || p[len] == '|')) {
             return true;

@@ -41,12 +41,14 @@ bool hmp_name_matches(const char *names, const char *name);
 /* Takes the command's name off *p (it ends at a space or '/'); NULL: blank. */
 char *hmp_take_name(const char **p);
 
-/* Run one line; see hmp_execute.  False and an error only when QEMU is gone. */
+/* Run one line; see hmp_execute. */
 bool hmp_run_line(HmpContext *ctx, const char *line, GError **errp);
 /* Have QEMU run @line; its output with plain \n, g_free; or NULL. */
 char *hmp_pass_through(HmpContext *ctx, const char *line, GError **errp);
 /* Run @fn on the main thread and wait for it.  Not on the main thread. */
 void hmp_on_main_thread(Monitor *mon, void (*fn)(void *opaque), void *opaque);
+/* @out with \r\n, as monitors end their lines; g_free. */
+char *hmp_with_crlf(const GString *out);
 /* "Error: …" if there is one, which is freed. */
 void hmp_report_error(HmpContext *ctx, GError *err);
 

@@ -8,6 +8,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "../qapi/monitor-internal.h"
 #include "commands.h"
 
 #include <dirent.h>
@@ -66,8 +67,8 @@ static void offer(Search *s, const char *name)
 static void offer_members(Search *s, const char *command, json_object *args,
                           const char *key)
 {
-    json_object *list = emu_qmp_call(monitor_sidecar(s->ctx->mon)->emu, command,
-                                     args, NULL), *value;
+    json_object *list = monitor_emulator_call(s->ctx->mon->set, command, args,
+                                              NULL, 0, NULL), *value;
 
     if (json_object_is_type(list, json_type_array)) {
         for (size_t i = 0; i < json_object_array_length(list); i++) {
@@ -84,8 +85,8 @@ static void offer_members(Search *s, const char *command, json_object *args,
 /* Offers the keys of the object that @command returns. */
 static void offer_keys(Search *s, const char *command)
 {
-    json_object *object = emu_qmp_call(monitor_sidecar(s->ctx->mon)->emu, command,
-                                       NULL, NULL);
+    json_object *object = monitor_emulator_call(s->ctx->mon->set, command, NULL,
+                                                NULL, 0, NULL);
 
     if (json_object_is_type(object, json_type_object)) {
         json_object_object_foreach(object, key, value) {

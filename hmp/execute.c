@@ -100,12 +100,13 @@ char *hmp_pass_through(HmpContext *ctx, const char *line, GError **errp)
         json_object_object_add(args, "cpu-index",
                                json_object_new_int64(ctx->cpu_index));
     }
-    reply = emu_qmp_call(monitor_sidecar(ctx->mon)->emu, "human-monitor-command",
-                         args, errp);
+    reply = monitor_emulator_call(ctx->mon->set, "human-monitor-command", args,
+                                  NULL, 0, errp);
     if (!reply) {
         return NULL;
     }
-    text = g_strdup(json_object_get_string(reply));
+    text = g_strdup(json_object_is_type(reply, json_type_string)
+                        ? json_object_get_string(reply) : "");
     json_object_put(reply);
     strip_cr(text);
     return text;
@@ -201,8 +202,7 @@ bool hmp_run_line(HmpContext *ctx, const char *line, GError **errp)
     return true;
 }
 
-/* @out with \r\n, as monitors end their lines; g_free. */
-static char *with_crlf(const GString *out)
+char *hmp_with_crlf(const GString *out)
 {
     GString *s = g_string_sized_new(out->len + 64);
 
@@ -221,5 +221,5 @@ char *hmp_execute(Monitor *mon, const char *line, int64_t cpu_index,
     g_autoptr(GString) out = g_string_new(NULL);
     HmpContext ctx = { .mon = mon, .out = out, .cpu_index = cpu_index };
 
-    return hmp_run_line(&ctx, line, errp) ? with_crlf(out) : NULL;
+    return hmp_run_line(&ctx, line, errp) ? hmp_with_crlf(out) : NULL;
 }

@@ -78,27 +78,31 @@ static void run_work(void *opaque)
     hmp_run_line(&hmp->ctx, hmp->line, &hmp->error);
 }
 
-/* The command's output, with \r\n. */
 static void put_output(HmpMonitor *hmp)
 {
-    g_autoptr(GString) s = g_string_sized_new(hmp->ctx.out->len + 64);
+    g_autofree char *text = NULL;
 
     hmp_report_error(&hmp->ctx, g_steal_pointer(&hmp->error));
-    for (size_t i = 0; i < hmp->ctx.out->len; i++) {
-        if (hmp->ctx.out->str[i] == '\n') {
-            g_string_append_c(s, '\r');
-        }
-        g_string_append_c(s, hmp->ctx.out->str[i]);
-    }
-    put(hmp, s->str, s->len);
+    text = hmp_with_crlf(hmp->ctx.out);
+    put(hmp, text, strlen(text));
     g_string_truncate(hmp->ctx.out, 0);
+}
+
+/* `quit' that QEMU had nothing to say against: as with QEMU, no prompt comes
+ * any more. */
+static bool has_quit(const HmpMonitor *hmp)
+{
+    g_auto(GStrv) words = hmp_args_words(hmp->line);
+
+    return !hmp->error && !hmp->ctx.out->len && words && words[0] &&
+           hmp_name_matches("quit|q", words[0]);
 }
 
 static void run_done(void *opaque)
 {
     HmpMonitor *hmp = opaque;
 
-    hmp->busy = false;
+    hmp->busy = has_quit(hmp);
     g_clear_pointer(&hmp->line, g_free);
     put_output(hmp);
     show_prompt(hmp);
@@ -225,7 +229,9 @@ static void pump(HmpMonitor *hmp)
 
 static void greet(HmpMonitor *hmp)
 {
-    json_object *version = emu_qemu_version(monitor_sidecar(&hmp->common)->emu);
+    MonitorSet *set = hmp->common.set;
+    json_object *version = set->emulator.version
+                               ? set->emulator.version(set->emulator.opaque) : NULL;
     json_object *qemu = NULL, *part;
     g_autoptr(GString) s = g_string_new("QEMU ");
     static const char *const parts[] = { "major", "minor", "micro" };

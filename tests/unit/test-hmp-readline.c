@@ -151,7 +151,9 @@ static void test_lines(Fixture *f, gconstpointer data)
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_test_message("%s", cases[i].keys);
+        g_autofree char *keys = g_strescape(cases[i].keys, NULL);
+
+        g_test_message("%s", keys);
         feed(f, cases[i].keys);
         feed(f, "\n");
         g_assert_cmpstr(last_line(f), ==, cases[i].line);
