@@ -32,7 +32,7 @@ typedef struct {
 } Image;
 
 typedef struct {
-    bool verbose, digest;
+    bool verbose, digest, sync;
     GPtrArray *configs; /* paths; borrowed */
     GPtrArray *images;  /* of Image */
     VmaWriter *writer;
@@ -243,6 +243,9 @@ static bool create(Create *c, const char *archive, GError **errp)
         return false;
     }
     interrupt_set_target(target);
+    if (!c->sync) {
+        vma_target_no_sync(target);
+    }
     uuid_generate(uuid);
     c->writer = vma_writer_new(target, uuid, time(NULL), c->digest, errp);
     ok = write_archive(c, errp) && vma_target_commit(target, errp);
@@ -262,6 +265,7 @@ static bool parse(Create *c, int argc, char **argv, const char **archive)
         { "config", required_argument, NULL, 'c' },
         { "device", required_argument, NULL, 'd' },
         { "no-digest", no_argument, NULL, 'n' },
+        { "no-sync", no_argument, NULL, 's' },
         { "verbose", no_argument, NULL, 'v' },
         { 0 },
     };
@@ -277,6 +281,9 @@ static bool parse(Create *c, int argc, char **argv, const char **archive)
             break;
         case 'n':
             c->digest = false;
+            break;
+        case 's':
+            c->sync = false;
             break;
         case 'v':
             c->verbose = true;
@@ -299,6 +306,7 @@ static bool run(int argc, char **argv, bool *usage, GError **errp)
 {
     Create c = {
         .digest = true,
+        .sync = true,
         .configs = g_ptr_array_new(),
         .images = g_ptr_array_new_with_free_func(image_free),
     };
@@ -316,7 +324,7 @@ static bool run(int argc, char **argv, bool *usage, GError **errp)
 
 const VmaCommand vma_cmd_create = {
     .name = "create",
-    .usage = "ARCHIVE [-v] [--no-digest] [-c CONFIG]... "
+    .usage = "ARCHIVE [-v] [--no-digest] [--no-sync] [-c CONFIG]... "
              "[-d [format=F:]DEVNAME=IMAGE]... [[DEVNAME=]IMAGE...]",
     .run = run,
 };

@@ -12,6 +12,7 @@
 #include "cmd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <string.h>
@@ -22,7 +23,7 @@
 #include "util/error.h"
 
 typedef struct {
-    bool verbose;
+    bool verbose, sync;
     const char *archive, *target, *map_file;
     GHashTable *drives; /* names to extract; NULL: all */
     VmaReader *reader;
@@ -47,7 +48,7 @@ static bool write_config(Extract *x, const VmaConfigInfo *c, GError **errp)
         n = write(fd, (const char *)c->data + done, c->len - done);
         done += MAX(n, 0);
     }
-    if (n < 0 || fsync(fd) < 0) {
+    if (n < 0 || (x->sync && fsync(fd) < 0)) {
         error_set_errno(errp, errno, "%s/%s: cannot write", x->target, c->name);
         close(fd);
         return false;
@@ -145,7 +146,8 @@ static bool open_mapped(Extract *x, const VmaDeviceInfo *dev, ExtractOutput *out
     }
     out->name = g_strdup(e->path);
     out->node = bdrv_open(e->path, map_format(e),
-                          flags | BDRV_O_RDWR | BDRV_O_UNMAP, errp);
+                          flags | BDRV_O_RDWR | BDRV_O_UNMAP |
+                              (x->sync ? 0 : BDRV_O_NO_FLUSH), errp);
     if (!out->node || !check_size(out, dev, errp)) {
         return false;
     }
@@ -165,7 +167,11 @@ static bool create_raw(Extract *x, const VmaDeviceInfo *dev, ExtractOutput *out,
         return false;
     }
     extract_dir_made(&x->dir, file);
-    out->node = bdrv_open(path, "raw", BDRV_O_RDWR, errp);
+    out->node = bdrv_open(path, "raw", BDRV_O_RDWR | (x->sync ? 0 : BDRV_O_NO_FLUSH),
+                          errp);
+    if (out->node && x->sync) {
+        out->writeback_fd = open(path, O_RDONLY | O_CLOEXEC);
+    }
     return out->node != NULL;
 }
 
@@ -277,7 +283,7 @@ static bool sync_outputs(Extract *x, GError **errp)
 
         if (out->node) {
             ret = bdrv_flush(out->node);
-        } else if (out->fd >= 0 && fsync(out->fd) < 0) {
+        } else if (out->fd >= 0 && x->sync && fsync(out->fd) < 0) {
             ret = -errno;
         }
         if (ret < 0) {
@@ -317,7 +323,8 @@ static bool extract_data(Extract *x, VmaSource *source, GError **errp)
     progress_init(&progress, x->verbose, st.total_clusters * VMA_CLUSTER_SIZE);
     ok = extract_run(source, x->reader, x->outputs, &progress, &zero_bytes, errp);
     progress_end(&progress);
-    if (!ok || !sync_outputs(x, errp) || !extract_dir_commit(&x->dir, errp)) {
+    if (!ok || !sync_outputs(x, errp) ||
+        !extract_dir_commit(&x->dir, x->sync, errp)) {
         return false;
     }
     print_summary(x, zero_bytes);
@@ -352,6 +359,9 @@ static void close_outputs(Extract *x)
         bdrv_unref(out->node);
         if (out->fd >= 0) {
             close(out->fd);
+        }
+        if (out->writeback_fd >= 0) {
+            close(out->writeback_fd);
         }
         g_free(out->name);
     }
@@ -401,6 +411,7 @@ static bool parse(Extract *x, int argc, char **argv)
     static const struct option options[] = {
         { "drives", required_argument, NULL, 'd' },
         { "map", required_argument, NULL, 'r' },
+        { "no-sync", no_argument, NULL, 's' },
         { "verbose", no_argument, NULL, 'v' },
         { 0 },
     };
@@ -413,6 +424,9 @@ static bool parse(Extract *x, int argc, char **argv)
             break;
         case 'r':
             x->map_file = optarg;
+            break;
+        case 's':
+            x->sync = false;
             break;
         case 'v':
             x->verbose = true;
@@ -435,9 +449,10 @@ static bool run(int argc, char **argv, bool *usage, GError **errp)
     bool ok = false;
 
     x->dir.fd = x->dir.parent_fd = -1;
+    x->sync = true;
     x->limits = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, free_limit);
     for (unsigned id = 0; id < G_N_ELEMENTS(x->outputs); id++) {
-        x->outputs[id].fd = -1;
+        x->outputs[id].fd = x->outputs[id].writeback_fd = -1;
     }
     *usage = !parse(x, argc, argv);
     if (!*usage) {
@@ -456,6 +471,6 @@ static bool run(int argc, char **argv, bool *usage, GError **errp)
 
 const VmaCommand vma_cmd_extract = {
     .name = "extract",
-    .usage = "ARCHIVE [-v] [-r MAPFILE] [-d DEVNAME,...] TARGETDIR",
+    .usage = "ARCHIVE [-v] [--no-sync] [-r MAPFILE] [-d DEVNAME,...] TARGETDIR",
     .run = run,
 };

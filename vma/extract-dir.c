@@ -133,13 +133,13 @@ static bool rename_dir(ExtractDir *dir)
     return false;
 }
 
-bool extract_dir_commit(ExtractDir *dir, GError **errp)
+bool extract_dir_commit(ExtractDir *dir, bool sync, GError **errp)
 {
     if (dir->temp && fchmod(dir->fd, 0777 & ~get_umask()) < 0) {
         error_set_errno(errp, errno, "%s: cannot set the mode", dir->final);
         return false;
     }
-    if (fsync(dir->fd) < 0) {
+    if (sync && fsync(dir->fd) < 0) {
         error_set_errno(errp, errno, "%s: cannot sync", dir->final);
         return false;
     }
@@ -152,7 +152,7 @@ bool extract_dir_commit(ExtractDir *dir, GError **errp)
         g_free(dir->temp);
         dir->temp = NULL;
     }
-    if (fsync(dir->parent_fd) < 0) {
+    if (sync && fsync(dir->parent_fd) < 0) {
         error_set_errno(errp, errno, "%s: cannot sync the folder it is in",
                         dir->final);
         return false;

@@ -13,6 +13,7 @@
 #include "extract.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -22,6 +23,8 @@
  * it there; enough of them that neither side waits for the other. */
 #define BATCH_SIZE (1024 * 1024)
 #define N_BATCHES 4
+/* So much may gather in the page cache before its way to the disk is started. */
+#define FLUSH_BEHIND (8 * 1024 * 1024)
 /* What goes at once under a speed limit. */
 #define LIMITED_WRITE (256 * 1024)
 
@@ -112,9 +115,19 @@ static int write_piece(const ExtractOutput *out, uint64_t offset, uint64_t len,
     return bdrv_pwrite(out->node, offset, len, data, 0);
 }
 
+/* The sync at the end has little to wait for then.  Errors come from there. */
+static void start_writeback(ExtractOutput *out, uint64_t bytes)
+{
+    out->unsynced += bytes;
+    if (out->writeback_fd >= 0 && out->unsynced >= FLUSH_BEHIND) {
+        sync_file_range(out->writeback_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+        out->unsynced = 0;
+    }
+}
+
 static bool write_op(Pipe *p, const Op *op, GError **errp)
 {
-    const ExtractOutput *out = &p->outputs[op->dev_id];
+    ExtractOutput *out = &p->outputs[op->dev_id];
 
     for (uint64_t done = 0; done < op->len; ) {
         uint64_t n = op->len - done;
@@ -134,6 +147,7 @@ static bool write_op(Pipe *p, const Op *op, GError **errp)
             return false;
         }
         done += n;
+        start_writeback(out, op->data ? n : 0);
     }
     return true;
 }

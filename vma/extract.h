@@ -34,6 +34,8 @@ GHashTable *extract_read_map(const char *path, GError **errp);
 typedef struct {
     BlockNode *node;   /* NULL: skipped, or a vmstate */
     int fd;            /* of a vmstate; else -1 */
+    int writeback_fd;  /* of the image, to start its way to the disk early; or -1 */
+    uint64_t unsynced; /* bytes since that was done */
     char *name;        /* for messages */
     bool write_zeroes;
     RateLimit *limit;  /* NULL: none; borrowed */
@@ -60,7 +62,8 @@ bool extract_dir_create(ExtractDir *dir, const char *path, bool temporary,
 int extract_dir_new_file(ExtractDir *dir, const char *name, GError **errp);
 /* Say that @name was made in it by other means. */
 void extract_dir_made(ExtractDir *dir, const char *name);
-bool extract_dir_commit(ExtractDir *dir, GError **errp);
+/* Sync it and give it its name. */
+bool extract_dir_commit(ExtractDir *dir, bool sync, GError **errp);
 /* Without commit: remove it with what we made in it. */
 void extract_dir_clear(ExtractDir *dir);
 

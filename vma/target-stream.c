@@ -189,7 +189,7 @@ static bool stream_commit(VmaTarget *t, GError **errp)
     if (t->fd < 0) {
         return true; /* a FIFO that nothing was written to */
     }
-    if (t->is_regular && fsync(t->fd) < 0) {
+    if (t->is_regular && !t->no_sync && fsync(t->fd) < 0) {
         error_set_errno(errp, errno, "%s: cannot sync", t->name);
         return false;
     }

@@ -127,6 +127,11 @@ bool vma_target_commit(VmaTarget *t, GError **errp)
     return true;
 }
 
+void vma_target_no_sync(VmaTarget *t)
+{
+    t->no_sync = true;
+}
+
 void vma_target_cancel(VmaTarget *t)
 {
     uint64_t one = 1;

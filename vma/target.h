@@ -34,6 +34,7 @@ struct VmaTarget {
     int fd;         /* what is written to; -1: not (or no longer) open */
     bool failed;    /* a write failed: there is nothing to commit */
     bool committed;
+    bool no_sync;
 
     /* target-file.c */
     int dir_fd;

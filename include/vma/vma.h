@@ -35,6 +35,9 @@ VmaTarget *vma_target_from_fd(int fd, const char *name, GError **errp);
 /* Everything or an error (also EPIPE, ENOSPC); blocks; wakes up with
  * SIDECAR_ERROR_CANCELLED after vma_target_cancel. */
 bool vma_target_write(VmaTarget *t, const void *buf, size_t len, GError **errp);
+/* Do not sync in commit: a crash of the machine may then lose an archive that
+ * has its name already.  Before the first write. */
+void vma_target_no_sync(VmaTarget *t);
 /* Make a blocked or later write fail.  Any thread. */
 void vma_target_cancel(VmaTarget *t);
 /* Sync, close, wait for the command, rename.  On failure nothing is left
