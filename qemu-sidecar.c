@@ -19,6 +19,7 @@
 #include "emulator/cmdline.h"
 #include "emulator/daemon.h"
 #include "emulator/drives.h"
+#include "emulator/guest-ram.h"
 #include "emulator/monitors.h"
 #include "qapi/monitor.h"
 #include "sidecar.h"
@@ -41,6 +42,7 @@
 
 typedef struct {
     bool print_command;
+    bool private_ram;
     unsigned workers;
 } Options;
 
@@ -61,6 +63,7 @@ static const char usage[] =
     "Runs an unmodified QEMU and serves its drives and monitors.\n"
     "\n"
     "  --print-qemu-command  show the rewritten QEMU command and stop\n"
+    "  --private-ram         leave guest RAM to QEMU alone: no live migration\n"
     "  --workers=N           how many disk requests run at once (1-256) [32]\n"
     "  --help                this text\n"
     "  --version             the version\n"
@@ -90,9 +93,10 @@ static bool parse_number(const char *text, unsigned min, unsigned max,
 /* -1: go on with argv[optind…]; else the exit status. */
 static int parse_options(int argc, char **argv, Options *o)
 {
-    enum { PRINT = 256, WORKERS, HELP, VERSION };
+    enum { PRINT = 256, PRIVATE_RAM, WORKERS, HELP, VERSION };
     static const struct option longs[] = {
         {"print-qemu-command", no_argument, NULL, PRINT},
+        {"private-ram", no_argument, NULL, PRIVATE_RAM},
         {"workers", required_argument, NULL, WORKERS},
         {"help", no_argument, NULL, HELP},
         {"version", no_argument, NULL, VERSION},
@@ -105,6 +109,9 @@ static int parse_options(int argc, char **argv, Options *o)
         switch (c) {
         case PRINT:
             o->print_command = true;
+            break;
+        case PRIVATE_RAM:
+            o->private_ram = true;
             break;
         case WORKERS:
             if (!parse_number(optarg, 1, 256, &o->workers)) {
@@ -148,8 +155,13 @@ static int print_fd(void *opaque, const EmuMonitor *monitor)
     return (*next)++;
 }
 
+static int print_ram_fd(void *opaque, const EmuRam *ram)
+{
+    return print_fd(opaque, NULL);
+}
+
 /* What is only known at run time is shown as an example. */
-static int print_command(EmuCmdline *cl)
+static int print_command(EmuCmdline *cl, const Options *o)
 {
     int next = 4;
     const EmuRuntime rt = {
@@ -157,6 +169,8 @@ static int print_command(EmuCmdline *cl)
         .qmp_fd = 3,
         .shared_fd = print_fd,
         .opaque = &next,
+        .ram_fd = o->private_ram ? NULL : print_ram_fd,
+        .ram_opaque = &next,
     };
     g_auto(GStrv) argv = emu_cmdline_argv(cl, &rt);
     g_autofree char *line = emu_cmdline_quote(argv);
@@ -183,6 +197,9 @@ static void on_running(void *opaque)
 {
     Program *p = opaque;
 
+    if (p->sc.ram) {
+        guest_ram_attach(p->sc.ram, emu_pid(p->sc.emu));
+    }
     emu_monitors_start(p->monitors, p->sc.emu, add_monitor, p);
     if (p->daemon_fd >= 0) {
         daemon_ready(p->daemon_fd);
@@ -278,6 +295,8 @@ static bool start_qemu(Program *p, const char *nbd_socket, GError **errp)
         .nbd_socket = nbd_socket,
         .shared_fd = emu_monitors_shared_fd,
         .opaque = p->monitors,
+        .ram_fd = p->sc.ram ? guest_ram_child_fd : NULL,
+        .ram_opaque = p->sc.ram,
     };
     EmuStart start = {
         .fds = (const int *)shared->data,
@@ -289,7 +308,7 @@ static bool start_qemu(Program *p, const char *nbd_socket, GError **errp)
         .before_exec = allow_pid,
         .opaque = p,
     };
-    g_auto(GStrv) argv = NULL;
+    g_auto(GStrv) argv = NULL, env = NULL;
 
     p->sc.emu = emu_new(&handlers, p, errp);
     if (!p->sc.emu) {
@@ -298,8 +317,34 @@ static bool start_qemu(Program *p, const char *nbd_socket, GError **errp)
     rt.qmp_fd = emu_qmp_child_fd(p->sc.emu);
     argv = emu_cmdline_argv(p->cl, &rt);
     start.argv = argv;
+    if (p->sc.ram) {
+        guest_ram_child_fds(p->sc.ram, shared);
+        start.fds = (const int *)shared->data;
+        start.n_fds = shared->len;
+        start.environ = env = guest_ram_environ(p->sc.ram);
+    }
     p->sc.monitors = monitor_set_new(&p->sc);
     return emu_start(p->sc.emu, &start, errp);
+}
+
+/* Without it only live migration is missing. */
+static bool open_ram(Program *p, GError **errp)
+{
+    GError *error = NULL;
+
+    if (p->options.private_ram) {
+        return true;
+    }
+    p->sc.ram = guest_ram_open(p->cl, &error);
+    if (error) {
+        g_propagate_error(errp, error);
+        return false;
+    }
+    if (p->cl->ram_left) {
+        fprintf(stderr, "qemu-sidecar: warning: %s: live migration through the "
+                "sidecar is off\n", p->cl->ram_left);
+    }
+    return true;
 }
 
 static bool start(Program *p, GError **errp)
@@ -320,7 +365,8 @@ static bool start(Program *p, GError **errp)
     }
     print_warnings(p->cl);
     p->sc.backup = backup_manager_new(p->sc.block);
-    return catch_signals(p, errp) && start_nbd(p, &nbd_socket, errp) &&
+    return open_ram(p, errp) && catch_signals(p, errp) &&
+           start_nbd(p, &nbd_socket, errp) &&
            start_qemu(p, nbd_socket, errp);
 }
 
@@ -343,6 +389,7 @@ static bool stop(Program *p)
     ok = !p->sc.block || emu_flush_drives(p->sc.block);
     g_clear_pointer(&p->sc.block, block_context_free);
     g_clear_pointer(&p->sc.emu, emu_free);
+    g_clear_pointer(&p->sc.ram, guest_ram_free);
     g_clear_handle_id(&p->signal_source, g_source_remove);
     g_clear_pointer(&p->sc.loop, g_main_loop_unref);
     g_clear_pointer(&p->cl, emu_cmdline_free);
@@ -399,7 +446,7 @@ static int run(Program *p, const char *const *argv)
         return 1;
     }
     if (p->options.print_command) {
-        return print_command(p->cl);
+        return print_command(p->cl, &p->options);
     }
     if (!start(p, &error)) {
         fprintf(stderr, "qemu-sidecar: %s\n", error->message);

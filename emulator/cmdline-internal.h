@@ -31,6 +31,8 @@ void emu_drive_take(EmuCmdline *cl, EmuDrive *drive, const char *nbd_socket);
  * sit on one of its buses (0: no limit). */
 const char *emu_machine_default_if(const EmuCmdline *cl);
 int emu_if_max_devs(const EmuCmdline *cl, const char *if_name);
+/* What QEMU calls the main RAM of the machine, or NULL if we don't know. */
+const char *emu_machine_ram_id(const EmuCmdline *cl);
 
 /* monitor-plan.c */
 bool emu_plan_monitors(EmuCmdline *cl, GError **errp);
@@ -39,5 +41,7 @@ void emu_monitor_take(EmuCmdline *cl, EmuMonitor *monitor, int shared_fd);
 
 /* ram-plan.c: shared guest RAM (live migration), its place in the order. */
 void emu_plan_ram(EmuCmdline *cl);
+void emu_ram_free(void *ram);
+void emu_ram_take(EmuCmdline *cl, EmuRam *ram, int fd);
 
 #endif

@@ -166,6 +166,7 @@ EmuCmdline *emu_cmdline_parse(const char *const *argv)
     cl->options = g_ptr_array_new_with_free_func(option_free);
     cl->drives = g_ptr_array_new_with_free_func(emu_drive_free);
     cl->monitors = g_ptr_array_new_with_free_func(emu_monitor_free);
+    cl->ram = g_ptr_array_new_with_free_func(emu_ram_free);
     cl->warnings = g_ptr_array_new_with_free_func(g_free);
     cl->appended = g_ptr_array_new_with_free_func(g_free);
     for (size_t i = 1; argv[i];) {
@@ -188,6 +189,8 @@ void emu_cmdline_free(EmuCmdline *cl)
     g_ptr_array_unref(cl->options);
     g_ptr_array_unref(cl->drives);
     g_ptr_array_unref(cl->monitors);
+    g_ptr_array_unref(cl->ram);
+    g_free(cl->ram_left);
     g_ptr_array_unref(cl->warnings);
     g_ptr_array_unref(cl->appended);
     g_free(cl->binary);
@@ -268,6 +271,11 @@ char **emu_cmdline_argv(EmuCmdline *cl, const EmuRuntime *rt)
                              mon->shared_id ? rt->shared_fd(rt->opaque, mon)
                                             : -1);
         }
+    }
+    for (guint i = 0; rt->ram_fd && i < cl->ram->len; i++) {
+        EmuRam *ram = g_ptr_array_index(cl->ram, i);
+
+        emu_ram_take(cl, ram, rt->ram_fd(rt->ram_opaque, ram));
     }
     append_inner_qmp(cl, rt->qmp_fd);
 

@@ -52,6 +52,7 @@ typedef struct {
     uint32_t page_size;
     uint64_t *discarded; /* borrowed; atomic words */
     PageRegion *regions;
+    bool synced;
 } PagemapLog;
 
 static void mark(const PagemapLog *p, const PageRegion *r, Bitmap *dirty)
@@ -122,7 +123,15 @@ static bool pagemap_sync(DirtyLog *log, Bitmap *dirty, GError **errp)
     PagemapLog *p = (PagemapLog *)log;
 
     take_discarded(p, dirty);
-    return scan(p, dirty, errp);
+    if (!scan(p, dirty, errp)) {
+        return false;
+    }
+    if (!p->synced) {
+        /* an earlier log of this mapping may have protected it already */
+        bitmap_set_range(dirty, 0, dirty->size);
+        p->synced = true;
+    }
+    return true;
 }
 
 static void pagemap_free(DirtyLog *log)

@@ -118,3 +118,33 @@ int emu_if_max_devs(const EmuCmdline *cl, const char *if_name)
     }
     return !strcmp(if_name, "scsi") ? 7 : 0;
 }
+
+/* default-ram-id in query-machines of QEMU 7.2; machines that are not named
+ * here keep their RAM to themselves. */
+const char *emu_machine_ram_id(const EmuCmdline *cl)
+{
+    static const struct {
+        const char *machine, *id;
+    } ids[] = {
+        {"pc", "pc.ram"},       {"pc-*", "pc.ram"}, {"q35", "pc.ram"},
+        {"isapc", "pc.ram"},    {"microvm", "microvm.ram"},
+        {"s390-ccw-virtio*", "s390.ram"},
+        {"virt", "mach-virt.ram"}, {"virt-*", "mach-virt.ram"},
+        {"pseries*", "ppc_spapr.ram"},
+    };
+    size_t target = target_of(cl->binary);
+    const char *type = cl->machine ? cl->machine : targets[target].machine;
+
+    /* "virt" is called otherwise on other targets */
+    if (type && g_str_has_prefix(type, "virt") &&
+        !g_str_has_suffix(cl->binary, "aarch64") &&
+        !g_str_has_suffix(cl->binary, "arm")) {
+        return NULL;
+    }
+    for (size_t i = 0; type && i < G_N_ELEMENTS(ids); i++) {
+        if (g_pattern_match_simple(ids[i].machine, type)) {
+            return ids[i].id;
+        }
+    }
+    return NULL;
+}

@@ -245,6 +245,7 @@ bool emu_start(Emulator *emu, const EmuStart *start, GError **errp)
         .std_fds = {-1, -1, -1},
         .guard = start->guard,
         .umask = start->umask,
+        .environ = start->environ,
         .before_exec = start->before_exec,
         .opaque = start->opaque,
     };

@@ -66,6 +66,9 @@ G_NORETURN static void run_child(const EmuLaunch *l, int go, int report)
         umask(l->umask);
     }
     reset_signals(l->mask);
+    if (l->environ) {
+        environ = (char **)l->environ;
+    }
     execvp(l->argv[0], l->argv);
     err = errno;
     if (write(report, &err, sizeof(err)) < 0) {

@@ -19,6 +19,7 @@ typedef struct {
     int std_fds[3];        /* its stdin, stdout, stderr; -1: ours */
     bool guard;            /* QEMU changes its user id: see launch.c */
     int umask;             /* -1: ours */
+    char *const *environ;  /* NULL: ours */
     /* Runs when the pid is known, before QEMU's first instruction. */
     void (*before_exec)(void *opaque, pid_t pid);
     void *opaque;

@@ -18,6 +18,7 @@ typedef struct Sidecar {
     NbdServer *nbd;
     BackupManager *backup;
     Emulator *emu;
+    struct GuestRam *ram;        /* shared with QEMU, or NULL */
     struct MonitorSet *monitors; /* all QMP and HMP clients: events, fds */
 } Sidecar;
 

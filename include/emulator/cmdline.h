@@ -27,6 +27,7 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 typedef struct {
     char *name;     /* without dashes; "" for a positional disk image */
@@ -60,11 +61,23 @@ typedef struct {
     char *source;     /* how the user wrote it ("-monitor stdio") */
 } EmuMonitor;
 
+/* A block of guest RAM that the sidecar maps as well. */
+typedef struct {
+    char *id;         /* of the memory backend */
+    uint64_t size;    /* bytes */
+    char *path;       /* mem-path of the user's own backend, or NULL */
+    uint64_t hugetlb; /* of the user's memfd: page size; 1: the default one */
+    int option;       /* the user's -object; -1: the machine's main RAM */
+    char *rest;       /* other properties: ",prealloc=on,…" */
+} EmuRam;
+
 typedef struct {
     char *binary;
     GPtrArray *options;  /* EmuOption */
     GPtrArray *drives;   /* EmuDrive, command-line order */
     GPtrArray *monitors; /* EmuMonitor, command-line order */
+    GPtrArray *ram;      /* EmuRam; empty: RAM stays QEMU's own, because… */
+    char *ram_left;      /* …of this, in words */
     /* What the line says beside that. */
     char *machine;       /* type, or NULL */
     bool daemonize;      /* taken out: the sidecar does it */
@@ -95,6 +108,10 @@ typedef struct {
     /* QEMU's end of the terminal shared by @monitor. */
     int (*shared_fd)(void *opaque, const EmuMonitor *monitor);
     void *opaque;
+    /* The descriptor, as QEMU will know it, of the file that @ram is to lie
+     * in; -1: as the user has it.  NULL: leave all RAM alone. */
+    int (*ram_fd)(void *ram_opaque, const EmuRam *ram);
+    void *ram_opaque;
 } EmuRuntime;
 
 /* The new argv, NULL-terminated; g_strfreev. */

@@ -69,6 +69,7 @@ typedef struct {
                              whatever ours are at the time (-daemonize) */
     bool guard;           /* QEMU will change its user id (-runas) */
     int umask;            /* -1: ours */
+    char *const *environ; /* NULL: ours */
     /* The pid is known and QEMU has not run yet. */
     void (*before_exec)(void *opaque, pid_t pid);
     void *opaque;

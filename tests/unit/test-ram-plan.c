@@ -1,0 +1,105 @@
+/*
+ * Which guest RAM is taken over, and how the command line says it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "emulator/cmdline.h"
+
+#include <string.h>
+
+#define QMP " -chardev socket,id=qemu-sidecar-qmp,fd=7 " \
+            "-mon chardev=qemu-sidecar-qmp,mode=control"
+#define FILE_OBJECT(id, size, rest) \
+    "-object memory-backend-file,id=" id ",size=" size \
+    ",mem-path=/proc/self/fd/9,share=on" rest
+#define MAIN(size) " " FILE_OBJECT("pc.ram", size, \
+    ",x-use-canonical-path-for-ramblock-id=off") " -machine memory-backend=pc.ram"
+
+static int ram_fd(void *opaque, const EmuRam *ram)
+{
+    return ram->path && !g_str_has_suffix(ram->path, "/") ? -1 : 9;
+}
+
+static const EmuRuntime runtime = {.nbd_socket = "S", .qmp_fd = 7,
+                                   .ram_fd = ram_fd};
+
+static const struct {
+    const char *line, *expected;
+    const char *left; /* part of the reason, if RAM stays QEMU's */
+} lines[] = {
+    {"q -nodefaults", "q -nodefaults" MAIN("134217728") QMP, NULL},
+    {"q -nodefaults -m 512", "q -nodefaults -m 512" MAIN("536870912") QMP, NULL},
+    {"q -nodefaults -m 512 -m 1G", "q -nodefaults -m 512 -m 1G"
+     MAIN("1073741824") QMP, NULL},
+    {"q -nodefaults -m size=1.5G,slots=2,maxmem=4G", "q -nodefaults -m "
+     "size=1.5G,slots=2,maxmem=4G" MAIN("1610612736") QMP, NULL},
+    {"q -nodefaults -m 1025k", "q -nodefaults -m 1025k" MAIN("1056768") QMP,
+     NULL},
+    {"q -nodefaults -M q35 -m 1", "q -nodefaults -M q35 -m 1" MAIN("1048576")
+     QMP, NULL},
+    {"q -nodefaults -numa node,cpus=0", "q -nodefaults -numa node,cpus=0"
+     MAIN("134217728") QMP, NULL},
+    /* the user's own backends */
+    {"q -nodefaults -object memory-backend-memfd,id=m,size=1G,prealloc=on,"
+     "hugetlb=on -machine q35,memory-backend=m", "q -nodefaults "
+     FILE_OBJECT("m", "1073741824", ",prealloc=on")
+     " -machine q35,memory-backend=m" QMP, NULL},
+    {"q -nodefaults -object memory-backend-file,id=m,size=1G,mem-path=/h/,"
+     "share=on -machine memory-backend=m", "q -nodefaults "
+     FILE_OBJECT("m", "1073741824", "") " -machine memory-backend=m" QMP, NULL},
+    {"q -nodefaults -object memory-backend-file,id=m,size=1G,mem-path=/f,"
+     "share=on -machine memory-backend=m", "q -nodefaults -object "
+     "memory-backend-file,id=m,size=1G,mem-path=/f,share=on "
+     "-machine memory-backend=m" QMP, NULL},
+    {"q -nodefaults -object memory-backend-memfd,id=a,size=1G -object "
+     "memory-backend-memfd,id=b,size=2G -numa node,memdev=a -numa node,memdev=b",
+     "q -nodefaults " FILE_OBJECT("a", "1073741824", "") " "
+     FILE_OBJECT("b", "2147483648", "")
+     " -numa node,memdev=a -numa node,memdev=b" QMP, NULL},
+    /* left alone, with the reason */
+    {"q -nodefaults -object memory-backend-ram,id=m,size=1G -machine "
+     "memory-backend=m", NULL, "'m': it is not a memory-backend-file or -memfd"},
+    {"q -nodefaults -object memory-backend-file,id=m,size=1G,mem-path=/f "
+     "-machine memory-backend=m", NULL, "it is not shared"},
+    {"q -nodefaults -object memory-backend-memfd,id=a,size=1G -numa "
+     "node,memdev=a -numa node,memdev=b", NULL, "'b' is not one of"},
+    {"q -nodefaults -object memory-backend-memfd,id=a,size=1G -object "
+     "memory-backend-ram,id=b,size=1G -numa node,memdev=a -numa node,memdev=b",
+     NULL, "'b': it is not"},
+    {"q -nodefaults -mem-path /h", NULL, "-mem-path"},
+    {"q -nodefaults -m lots", NULL, "-m is not clear"},
+    {"q -nodefaults -M none", NULL, "not known"},
+    {"q -nodefaults -M q35,confidential-guest-support=s", NULL, "encrypted"},
+    {"q -nodefaults -readconfig f", NULL, "-readconfig"},
+};
+
+static void test_lines(void)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(lines); i++) {
+        g_auto(GStrv) argv = NULL, out = NULL;
+        g_autoptr(EmuCmdline) cl = NULL;
+        g_autofree char *got = NULL, *same = NULL;
+
+        g_test_message("%s", lines[i].line);
+        g_assert_true(g_shell_parse_argv(lines[i].line, NULL, &argv, NULL));
+        cl = emu_cmdline_parse((const char *const *)argv);
+        g_assert_true(emu_cmdline_plan(cl, NULL));
+        out = emu_cmdline_argv(cl, &runtime);
+        got = g_strjoinv(" ", out);
+        same = g_strconcat(lines[i].line, QMP, NULL);
+        g_assert_cmpstr(got, ==, lines[i].expected ? lines[i].expected : same);
+        if (lines[i].left) {
+            g_assert_nonnull(cl->ram_left);
+            g_assert_nonnull(strstr(cl->ram_left, lines[i].left));
+        } else {
+            g_assert_null(cl->ram_left);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/ram-plan/lines", test_lines);
+    return g_test_run();
+}
