@@ -250,6 +250,7 @@ TestVm *test_vm_new(bool real_drivers)
 
     vm->dir = g_dir_make_tmp("backup-test.XXXXXX", NULL);
     g_assert_nonnull(vm->dir);
+    vm->flags = BDRV_O_RDWR | BDRV_O_UNMAP;
     vm->ctx = block_context_new();
     vm->mgr = real_drivers ? backup_manager_new(vm->ctx)
                            : backup_manager_new_with_drivers(vm->ctx, mem_drivers);
@@ -293,7 +294,7 @@ BlockBackend *test_vm_add(TestVm *vm, const char *name, uint64_t size,
 
     bdrv_create(path, "raw", size, NULL, NULL, &err);
     g_assert_no_error(err);
-    node = bdrv_open(file, "raw", BDRV_O_RDWR | BDRV_O_UNMAP, &err);
+    node = bdrv_open(file, "raw", vm->flags, &err);
     g_assert_no_error(err);
     blk = blk_new(vm->ctx, name, node, &err);
     g_assert_no_error(err);
@@ -338,4 +339,48 @@ BackupStatus test_wait_end(BackupManager *mgr)
         backup_status_clear(&st);
         g_usleep(500); /* there is no event for it */
     }
+}
+
+void test_start(TestVm *vm, const BackupRequest *req)
+{
+    g_autoptr(GError) err = NULL;
+    g_autofree char *uuid = backup_start(vm->mgr, req, &err);
+
+    g_assert_no_error(err);
+    g_assert_nonnull(uuid);
+}
+
+void test_write_clusters(BlockBackend *blk, int64_t first, int64_t n)
+{
+    for (int64_t c = first; c < first + n; c++) {
+        uint64_t value = c * 3 + 1;
+
+        g_assert_cmpint(blk_pwrite(blk, c * CLUSTER, sizeof(value), &value, 0), ==, 0);
+    }
+}
+
+void test_assert_ended(TestVm *vm, BackupStatusCode status, const char *words)
+{
+    BackupStatus st = test_wait_end(vm->mgr);
+
+    g_assert_cmpint(st.status, ==, status);
+    if (words) {
+        g_assert_nonnull(st.errmsg);
+        g_test_message("errmsg: %s", st.errmsg);
+        g_assert_nonnull(strstr(st.errmsg, words));
+    } else {
+        g_assert_cmpstr(st.errmsg, ==, NULL);
+    }
+    backup_status_clear(&st);
+}
+
+void test_assert_drive_is_free(BlockBackend *blk)
+{
+    g_autoptr(GError) err = NULL;
+    uint8_t byte = 1;
+
+    blk_claim(blk, "test", &err);
+    g_assert_no_error(err);
+    blk_release(blk);
+    g_assert_cmpint(blk_pwrite(blk, 0, 1, &byte, 0), ==, 0);
 }

@@ -12,6 +12,7 @@
 #include <pthread.h>
 
 #define MEM_MAX_STREAMS 8
+#define CLUSTER ((int64_t)BACKUP_CLUSTER_SIZE)
 
 typedef struct {
     char *name;
@@ -51,6 +52,7 @@ const MemStream *mem_stream(const char *name);
 
 typedef struct {
     char *dir;
+    int flags;           /* of drives that are added */
     BlockContext *ctx;
     BackupManager *mgr;
 } TestVm;
@@ -68,6 +70,15 @@ uint8_t *test_read_all(BlockBackend *blk);
 
 /* A request for the double. */
 BackupRequest test_request(void);
+/* It must start. */
+void test_start(TestVm *vm, const BackupRequest *req);
+/* Overwrite something in each of the @n clusters from @first on. */
+void test_write_clusters(BlockBackend *blk, int64_t first, int64_t n);
+/* Wait for the end, which must be like this; @words must be in its message,
+ * NULL: there must be none. */
+void test_assert_ended(TestVm *vm, BackupStatusCode status, const char *words);
+/* As if there had never been a backup: no claim, and it can be written. */
+void test_assert_drive_is_free(BlockBackend *blk);
 /* Wait for the end; its status (clear it). */
 BackupStatus test_wait_end(BackupManager *mgr);
 /* Every cluster of every stream came exactly once. */

@@ -13,8 +13,6 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define CLUSTER ((int64_t)BACKUP_CLUSTER_SIZE)
-
 static unsigned count_fds(void)
 {
     GDir *dir = g_dir_open("/proc/self/fd", 0, NULL);
@@ -25,52 +23,6 @@ static unsigned count_fds(void)
     }
     g_dir_close(dir);
     return n;
-}
-
-/* As if nothing had happened: claims and hooks are gone, the drive works. */
-static void assert_drive_is_free(BlockBackend *blk)
-{
-    g_autoptr(GError) err = NULL;
-    uint8_t byte = 1;
-
-    blk_claim(blk, "test", &err);
-    g_assert_no_error(err);
-    blk_release(blk);
-    g_assert_cmpint(blk_pwrite(blk, 0, 1, &byte, 0), ==, 0);
-}
-
-static void start_backup(TestVm *vm, const BackupRequest *req)
-{
-    g_autoptr(GError) err = NULL;
-    g_autofree char *uuid = backup_start(vm->mgr, req, &err);
-
-    g_assert_no_error(err);
-    g_assert_nonnull(uuid);
-}
-
-/* Overwrite @n clusters from @first on, one request each. */
-static void write_clusters(BlockBackend *blk, int64_t first, int64_t n)
-{
-    for (int64_t c = first; c < first + n; c++) {
-        uint64_t value = c * 3 + 1;
-
-        g_assert_cmpint(blk_pwrite(blk, c * CLUSTER, sizeof(value), &value, 0), ==, 0);
-    }
-}
-
-static void assert_ended(TestVm *vm, BackupStatusCode status, const char *words)
-{
-    BackupStatus st = test_wait_end(vm->mgr);
-
-    g_assert_cmpint(st.status, ==, status);
-    if (words) {
-        g_assert_nonnull(st.errmsg);
-        g_test_message("errmsg: %s", st.errmsg);
-        g_assert_nonnull(strstr(st.errmsg, words));
-    } else {
-        g_assert_cmpstr(st.errmsg, ==, NULL);
-    }
-    backup_status_clear(&st);
 }
 
 /* ---- the archive fails -------------------------------------------------------- */
@@ -103,7 +55,7 @@ static void test_every_call_fails_once(void)
         if (err) {
             g_assert_nonnull(strstr(err->message, words));
         } else {
-            write_clusters(blk, 0, 12);
+            test_write_clusters(blk, 0, 12);
             n_started++;
         }
         if (uuid) {
@@ -117,7 +69,7 @@ static void test_every_call_fails_once(void)
             backup_status_clear(&st);
         }
         g_assert_cmpuint(mem.n_close, ==, mem.n_new);
-        assert_drive_is_free(blk);
+        test_assert_drive_is_free(blk);
         g_assert_cmpuint(count_fds(), ==, n_fds);
     }
     /* new, open, a config, 2 streams, 17 clusters, complete */
@@ -150,7 +102,7 @@ static void test_open_hangs(void)
     mem.hold_open = true;
     thread = g_thread_new("start", start_in_thread, vm);
     mem_wait_held();
-    write_clusters(blk, 0, 12);
+    test_write_clusters(blk, 0, 12);
     backup_query(vm->mgr, &st);
     g_assert_cmpint(st.status, ==, BACKUP_STATUS_ACTIVE);
     backup_status_clear(&st);
@@ -158,9 +110,9 @@ static void test_open_hangs(void)
     err = g_thread_join(thread);
     g_assert_error(err, SIDECAR_ERROR, SIDECAR_ERROR_CANCELLED);
     g_error_free(err);
-    assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
+    test_assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
     g_assert_cmpuint(mem.n_close, ==, 1);
-    assert_drive_is_free(blk);
+    test_assert_drive_is_free(blk);
     test_vm_free(vm);
 }
 
@@ -180,16 +132,16 @@ static void test_dump_hangs_and_goes_on(void)
     req.buffer_size = 16 * CLUSTER;
     req.spill_dir = vm->dir;
     mem.hold_dump = true;
-    start_backup(vm, &req);
+    test_start(vm, &req);
     mem_wait_held();
-    write_clusters(blk, 0, N);
+    test_write_clusters(blk, 0, N);
     backup_query(vm->mgr, &st);
     g_assert_cmpint(st.status, ==, BACKUP_STATUS_ACTIVE);
     g_assert_cmpuint(st.spilled, >=, (N - 16) * CLUSTER);
     g_assert_cmpuint(st.memory, <=, 16 * CLUSTER);
     backup_status_clear(&st);
     mem_set(&mem.hold_dump, false);
-    assert_ended(vm, BACKUP_STATUS_DONE, NULL);
+    test_assert_ended(vm, BACKUP_STATUS_DONE, NULL);
     mem_assert_exactly_once();
     mem_assert_content("d0", before, N * CLUSTER);
     test_vm_free(vm);
@@ -209,10 +161,10 @@ static void test_one_large_write(void)
     req.buffer_size = 16 * CLUSTER;
     req.spill_dir = vm->dir;
     mem.hold_dump = true;
-    start_backup(vm, &req);
+    test_start(vm, &req);
     g_assert_cmpint(blk_pwrite_zeroes(blk, 1, N * CLUSTER - 2, 0), ==, 0);
     mem_set(&mem.hold_dump, false);
-    assert_ended(vm, BACKUP_STATUS_DONE, NULL);
+    test_assert_ended(vm, BACKUP_STATUS_DONE, NULL);
     mem_assert_exactly_once();
     mem_assert_content("d0", before, N * CLUSTER);
     test_vm_free(vm);
@@ -232,10 +184,10 @@ static void check_gives_up(int64_t spill_limit, const char *spill_dir, const cha
     req.spill_limit = spill_limit;
     req.stall_ms = 50;
     mem.hold_dump = true;
-    start_backup(vm, &req);
-    write_clusters(blk, 0, N);
-    assert_ended(vm, BACKUP_STATUS_ERROR, words);
-    assert_drive_is_free(blk);
+    test_start(vm, &req);
+    test_write_clusters(blk, 0, N);
+    test_assert_ended(vm, BACKUP_STATUS_ERROR, words);
+    test_assert_drive_is_free(blk);
     test_vm_free(vm);
 }
 
@@ -281,20 +233,20 @@ static void spill_file_ends_at(int64_t bytes, bool go_on)
     small.rlim_cur = bytes; /* the drives are smaller */
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
-    start_backup(vm, &req);
-    write_clusters(d0, 0, N);
-    write_clusters(d1, 0, N);
+    test_start(vm, &req);
+    test_write_clusters(d0, 0, N);
+    test_write_clusters(d1, 0, N);
     setrlimit(RLIMIT_FSIZE, &old);
     if (go_on) {
-        assert_ended(vm, BACKUP_STATUS_DONE, NULL);
+        test_assert_ended(vm, BACKUP_STATUS_DONE, NULL);
         mem_assert_exactly_once();
         mem_assert_content("d0", before0, N * CLUSTER);
         mem_assert_content("d1", before1, N * CLUSTER);
     } else {
-        assert_ended(vm, BACKUP_STATUS_ERROR, "File too large");
+        test_assert_ended(vm, BACKUP_STATUS_ERROR, "File too large");
     }
-    assert_drive_is_free(d0);
-    assert_drive_is_free(d1);
+    test_assert_drive_is_free(d0);
+    test_assert_drive_is_free(d1);
     test_vm_free(vm);
 }
 
@@ -319,16 +271,16 @@ static void cancel_while_held(bool *hold, unsigned n_calls_before)
     test_fill(blk, 1);
     req.buffer_size = 16 * CLUSTER;
     *hold = true;
-    start_backup(vm, &req);
+    test_start(vm, &req);
     mem_wait_held();
     backup_cancel(vm->mgr);
     g_assert_cmpuint(mem.n_close, ==, 1);
     g_assert_cmpuint(mem.n_complete, ==, 0);
     g_assert_cmpuint(mem.n_calls, >=, n_calls_before);
-    assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
-    assert_drive_is_free(blk);
+    test_assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
+    test_assert_drive_is_free(blk);
     backup_cancel(vm->mgr); /* nothing to cancel: no harm */
-    assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
+    test_assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
     test_vm_free(vm);
 }
 
@@ -351,11 +303,11 @@ static void test_cancel_in_speed_limit(void)
 
     test_fill(blk, 1);
     req.speed = 1;
-    start_backup(vm, &req);
-    write_clusters(blk, 10, 20); /* guests are not limited */
+    test_start(vm, &req);
+    test_write_clusters(blk, 10, 20); /* guests are not limited */
     backup_cancel(vm->mgr);
-    assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
-    assert_drive_is_free(blk);
+    test_assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
+    test_assert_drive_is_free(blk);
     test_vm_free(vm);
 }
 
@@ -364,7 +316,7 @@ static void test_cancel_with_no_backup(void)
     TestVm *vm = test_vm_new(false);
 
     backup_cancel(vm->mgr);
-    assert_ended(vm, BACKUP_STATUS_NONE, NULL);
+    test_assert_ended(vm, BACKUP_STATUS_NONE, NULL);
     test_vm_free(vm);
 }
 
@@ -375,14 +327,14 @@ static void test_manager_goes_away(void)
 
     test_vm_add(vm, "d0", 40 * CLUSTER, NULL);
     mem.hold_dump = true;
-    start_backup(vm, &(BackupRequest){ .backup_file = "x", .target_fd = -1 });
+    test_start(vm, &(BackupRequest){ .backup_file = "x", .target_fd = -1 });
     test_vm_free(vm);
 }
 
 /* A guest's write that waits for room is let go by a cancel. */
 static gpointer write_in_thread(gpointer opaque)
 {
-    write_clusters(opaque, 0, 40);
+    test_write_clusters(opaque, 0, 40);
     return NULL;
 }
 
@@ -399,7 +351,7 @@ static void test_cancel_frees_waiting_guest(void)
     req.spill_limit = -1;
     req.stall_ms = 1000000000;
     mem.hold_dump = true;
-    start_backup(vm, &req);
+    test_start(vm, &req);
     thread = g_thread_new("guest", write_in_thread, blk);
     do { /* until all memory is taken */
         BackupStatus st;
@@ -411,7 +363,7 @@ static void test_cancel_frees_waiting_guest(void)
     } while (memory < 16 * CLUSTER);
     backup_cancel(vm->mgr);
     g_thread_join(thread);
-    assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
+    test_assert_ended(vm, BACKUP_STATUS_CANCELLED, NULL);
     test_vm_free(vm);
 }
 
@@ -426,16 +378,16 @@ static void test_nothing_leaks(void)
     req.spill_dir = vm->dir;
     for (unsigned i = 0; i < 100; i++) {
         mem_reset();
-        start_backup(vm, &req);
-        write_clusters(blk, 0, 10);
+        test_start(vm, &req);
+        test_write_clusters(blk, 0, 10);
         if (i % 2) {
             backup_cancel(vm->mgr);
         } else {
-            assert_ended(vm, BACKUP_STATUS_DONE, NULL);
+            test_assert_ended(vm, BACKUP_STATUS_DONE, NULL);
         }
         g_assert_cmpuint(count_fds(), ==, n_fds);
     }
-    assert_drive_is_free(blk);
+    test_assert_drive_is_free(blk);
     test_vm_free(vm);
 }
 

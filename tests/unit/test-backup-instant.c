@@ -218,11 +218,12 @@ static void fill_drive(BlockBackend *blk, unsigned drive)
     }
 }
 
-static Load *load_new(void)
+static Load *load_new(int flags)
 {
     Load *l = g_new0(Load, 1);
 
     l->vm = test_vm_new(false);
+    l->vm->flags |= flags;
     pthread_mutex_init(&l->lock, NULL);
     l->clock = 1;
     l->stamp = INITIAL + 1;
@@ -412,6 +413,7 @@ typedef struct {
     unsigned dump_delay_us;
     unsigned rounds;
     bool must_spill;
+    int flags;            /* of the drives, in addition */
 } Config;
 
 static BackupStatus backup_once(Load *l, const Config *c)
@@ -445,7 +447,7 @@ static BackupStatus backup_once(Load *l, const Config *c)
 static void test_instant(const void *opaque)
 {
     const Config *c = opaque;
-    Load *l = load_new();
+    Load *l = load_new(c->flags);
     uint64_t copied = 0, spilled = 0;
 
     for (unsigned i = 0; i < c->rounds; i++) {
@@ -472,7 +474,7 @@ static void test_instant(const void *opaque)
 /* Cancelled and started again, a hundred times, at whatever moment. */
 static void test_cancel_and_restart(void)
 {
-    Load *l = load_new();
+    Load *l = load_new(0);
     BackupRequest req = test_request();
     BackupStatus st;
 
@@ -511,7 +513,10 @@ int main(int argc, char **argv)
     static const Config slow_no_spill = { .dump_delay_us = 1500, .buffer_size = 1 << 20,
                                           .spill_limit = -1, .rounds = 2 };
 
+    static const Config native = { .rounds = 6, .flags = BDRV_O_NOCACHE | BDRV_O_NATIVE_AIO };
+
     g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/backup/instant/native-aio", &native, test_instant);
     g_test_add_data_func("/backup/instant/full-speed", &full_speed, test_instant);
     g_test_add_data_func("/backup/instant/limited-speed", &limited, test_instant);
     g_test_add_data_func("/backup/instant/slow-archive", &slow_archive, test_instant);
