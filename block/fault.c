@@ -16,9 +16,9 @@
  *                         opened for writing and closed
  *     align=4096          only requests of whole 4096-byte blocks are taken
  *
- * A rule counts the requests that its OP and its sectors match, from 1.  The
- * rules are tried in their order; the first errno ends the request without
- * touching the file.  A FILE may be another fault: name.
+ * A rule counts the requests that its OP and its sectors match, from 1.  All
+ * rules look at every request; of several errors the first rule's is taken, and
+ * the file is not touched then.  A FILE may be another fault: name.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -242,6 +242,9 @@ static int apply_rule(FaultRule *r, FaultOp op, int64_t offset, int64_t bytes)
     if (!(r->ops & op) || offset >= r->end || offset + bytes <= r->start) {
         return 0;
     }
+    if (op == OP_FLUSH && r->end != INT64_MAX) {
+        return 0; /* a flush is of no sector */
+    }
     nth = atomic_fetch_add(&r->matched, 1) + 1;
     if (nth < r->first || nth > r->last) {
         return 0;
@@ -260,8 +263,10 @@ static int fault(BlockNode *bs, FaultOp op, int64_t offset, int64_t bytes)
     FaultState *s = bs->opaque;
     int ret = 0;
 
-    for (guint i = 0; i < s->rules->len && ret == 0; i++) {
-        ret = apply_rule(g_ptr_array_index(s->rules, i), op, offset, bytes);
+    for (guint i = 0; i < s->rules->len; i++) {
+        int err = apply_rule(g_ptr_array_index(s->rules, i), op, offset, bytes);
+
+        ret = ret ? ret : err;
     }
     return ret;
 }
