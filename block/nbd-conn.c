@@ -275,8 +275,7 @@ void nbd_conn_new(NbdServer *srv, int fd)
     set_up_socket(fd);
     conn = conn_alloc(srv, fd);
     g_mutex_lock(&srv->lock);
-    conn->deadline = g_get_monotonic_time() +
-                     NBD_HANDSHAKE_SECONDS * G_USEC_PER_SEC;
+    conn->deadline = g_get_monotonic_time() + srv->handshake_us;
     /* It is writable, so a worker will come at once and send the greeting. */
     ok = !srv->stopping && srv->conns.length < NBD_MAX_CONNECTIONS &&
          nbd_arm_fd(srv, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLOUT | EPOLLONESHOT,

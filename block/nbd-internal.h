@@ -148,6 +148,7 @@ struct NbdConn {
 
 struct NbdServer {
     /* Constant. */
+    gint64 handshake_us; /* how long a handshake may take; tests shorten it */
     int epfd, stopfd, tickfd, watchfd;
     NbdEvent stop_event, listen_event, tick_event, watch_event;
 

@@ -404,6 +404,7 @@ NbdServer *nbd_server_new(unsigned workers, GError **errp)
     }
     srv = g_new0(NbdServer, 1);
     srv->max_workers = workers;
+    srv->handshake_us = NBD_HANDSHAKE_SECONDS * G_USEC_PER_SEC;
     srv->free = srv->tokens = (gint)workers;
     srv->listen_fd = -1;
     srv->listen_event.kind = NBD_EVENT_LISTEN;

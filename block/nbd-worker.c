@@ -168,6 +168,14 @@ static void set_timer(int fd, unsigned ms)
     timerfd_settime(fd, 0, &spec, NULL);
 }
 
+/* Without the read a periodic timer does not go on. */
+static bool timer_has_come(int fd)
+{
+    uint64_t count;
+
+    return read(fd, &count, sizeof(count)) > 0;
+}
+
 void nbd_start_tick(NbdServer *srv)
 {
     if (!srv->ticking) {
@@ -293,19 +301,19 @@ static void add_worker_if_needed(NbdServer *srv)
 
 static void handle(NbdServer *srv, NbdEvent *event, NbdBuffer **buffer)
 {
-    uint64_t count;
-
     switch (event->kind) {
     case NBD_EVENT_LISTEN:
         nbd_server_accept(srv);
         break;
     case NBD_EVENT_TICK:
-        if (read(srv->tickfd, &count, sizeof(count)) > 0) {
+        if (timer_has_come(srv->tickfd)) {
             tick(srv);
         }
         break;
     case NBD_EVENT_WATCH:
-        watch(srv);
+        if (timer_has_come(srv->watchfd)) {
+            watch(srv);
+        }
         break;
     default:
         nbd_conn_event((NbdConn *)event, buffer);
