@@ -77,7 +77,7 @@ static NbdConn *conn_alloc(NbdServer *srv, int fd)
     conn->negotiation = g_new(NbdNegotiation, 1);
     nbd_negotiate_init(conn->negotiation, &nbd_server_negotiate_ops, srv,
                        conn->out);
-    g_mutex_init(&conn->tx_lock);
+    pthread_mutex_init(&conn->tx_lock, NULL);
     return conn;
 }
 
@@ -95,7 +95,7 @@ static void conn_free(NbdConn *conn)
         nbd_export_unref(conn->exp);
     }
     g_byte_array_unref(conn->out);
-    g_mutex_clear(&conn->tx_lock);
+    pthread_mutex_destroy(&conn->tx_lock);
     g_free(conn->stash);
     g_free(conn);
 }
@@ -107,10 +107,10 @@ void nbd_conn_unref(NbdConn *conn)
     if (!g_atomic_int_dec_and_test(&conn->refs)) {
         return;
     }
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     g_queue_unlink(&srv->conns, &conn->link);
-    g_cond_broadcast(&srv->changed);
-    g_mutex_unlock(&srv->lock);
+    pthread_cond_broadcast(&srv->changed);
+    pthread_mutex_unlock(&srv->lock);
     /* nbd_server_free waits for this thread, too. */
     nbd_arm_fd(srv, EPOLL_CTL_DEL, conn->fd, 0, NULL);
     conn_free(conn);
@@ -121,13 +121,13 @@ static void take_down(NbdConn *conn)
 {
     NbdServer *srv = conn->srv;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     conn->down = true;
     conn->deadline = 0;
     if (conn->exp) {
         conn->exp->connections--;
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     nbd_conn_unref(conn);
 }
 
@@ -187,14 +187,14 @@ static bool bind_export(NbdConn *conn)
     }
     conn->session = conn->negotiation->session;
     conn->session.read_only |= exp->read_only;
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     ok = !exp->removed;
     if (ok) {
         conn->exp = exp;
         conn->deadline = 0;
         exp->connections++;
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     if (!ok) {
         nbd_export_unref(exp);
     }
@@ -274,7 +274,7 @@ void nbd_conn_new(NbdServer *srv, int fd)
 
     set_up_socket(fd);
     conn = conn_alloc(srv, fd);
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     conn->deadline = g_get_monotonic_time() + srv->handshake_us;
     /* It is writable, so a worker will come at once and send the greeting. */
     ok = !srv->stopping && srv->conns.length < NBD_MAX_CONNECTIONS &&
@@ -284,7 +284,7 @@ void nbd_conn_new(NbdServer *srv, int fd)
         g_queue_push_tail_link(&srv->conns, &conn->link);
         nbd_start_tick(srv);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     if (!ok) {
         conn_free(conn);
     }

@@ -30,6 +30,7 @@
 #include "nbd-negotiate.h"
 #include "nbd-proto.h"
 
+#include <pthread.h> /* not GMutex, which the thread sanitizer does not see */
 #include <sys/uio.h>
 
 /* The buffer of a worker; longer requests go through it in pieces. */
@@ -134,7 +135,7 @@ struct NbdConn {
     NbdJob job;        /* valid if head_have is NBD_REQUEST_SIZE */
     NbdBuffer *buffer; /* between two pieces of payload; or NULL */
 
-    GMutex tx_lock;
+    pthread_mutex_t tx_lock;
     bool tx_broken; /* a send failed: nothing more goes out */
 
     /* NbdServer.lock */
@@ -158,8 +159,8 @@ struct NbdServer {
     gint watching; /* the watch timer runs */
     gint tokens;   /* as max_workers */
 
-    GMutex lock;
-    GCond changed; /* a connection or a thread has gone */
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* a connection or a thread has gone */
     GPtrArray *threads; /* at most max_workers + 1: one is left for events */
     unsigned max_workers; /* tokens: those asked for, and one an export */
     bool stopping;

@@ -204,8 +204,8 @@ bool nbd_send(NbdConn *conn, struct iovec *iov, int n)
 {
     bool ok;
 
-    g_mutex_lock(&conn->tx_lock);
+    pthread_mutex_lock(&conn->tx_lock);
     ok = nbd_send_locked(conn, iov, n);
-    g_mutex_unlock(&conn->tx_lock);
+    pthread_mutex_unlock(&conn->tx_lock);
     return ok;
 }

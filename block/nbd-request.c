@@ -195,11 +195,11 @@ static void read_simple(NbdConn *conn, const NbdRequest *req, uint8_t *buf)
         return;
     }
     nbd_put_simple_reply(head, req->cookie, NBD_SUCCESS);
-    g_mutex_lock(&conn->tx_lock);
+    pthread_mutex_lock(&conn->tx_lock);
     if (nbd_send_locked(conn, iov, 2)) {
         read_simple_rest(conn, req, buf, now);
     }
-    g_mutex_unlock(&conn->tx_lock);
+    pthread_mutex_unlock(&conn->tx_lock);
 }
 
 /* ---- WRITE ---------------------------------------------------------- */

@@ -9,10 +9,12 @@
 #include "util/error.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 /* How long nbd_server_free lets clients fetch their last answers. */
@@ -52,7 +54,7 @@ NbdExport *nbd_export_find(NbdServer *srv, const char *name)
 {
     NbdExport *exp;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     exp = find_export(srv, name);
     if (!exp && *name == '\0' && srv->exports->len == 1) {
         exp = g_ptr_array_index(srv->exports, 0); /* the default one */
@@ -60,7 +62,7 @@ NbdExport *nbd_export_find(NbdServer *srv, const char *name)
     if (exp) {
         nbd_export_ref(exp);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     return exp;
 }
 
@@ -100,13 +102,13 @@ static void negotiate_list(void *opaque,
 {
     NbdServer *srv = opaque;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     for (guint i = 0; i < srv->exports->len; i++) {
         NbdExport *exp = g_ptr_array_index(srv->exports, i);
 
         fn(fn_opaque, exp->name);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 const NbdNegotiateOps nbd_server_negotiate_ops = {
@@ -140,7 +142,7 @@ bool nbd_server_add(NbdServer *srv, const char *name, BlockBackend *blk,
                   name);
         return false;
     }
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     ok = !find_export(srv, name);
     if (ok) {
         exp = g_new0(NbdExport, 1);
@@ -152,7 +154,7 @@ bool nbd_server_add(NbdServer *srv, const char *name, BlockBackend *blk,
         srv->idle_exports++;
         add_tokens(srv, 1); /* the one that is reserved for it */
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     if (!ok) {
         error_set(errp, "NBD export '%s' exists already", name);
     }
@@ -175,7 +177,7 @@ void nbd_server_remove(NbdServer *srv, const char *name)
 {
     NbdExport *exp;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     exp = find_export(srv, name);
     if (exp) {
         g_ptr_array_remove(srv->exports, exp);
@@ -184,7 +186,7 @@ void nbd_server_remove(NbdServer *srv, const char *name)
         add_tokens(srv, -1);
         close_clients(srv, exp, false);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     if (exp) {
         nbd_export_unref(exp);
     }
@@ -194,14 +196,14 @@ void nbd_server_drop_clients(NbdServer *srv, const char *name)
 {
     NbdExport *exp = NULL;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     if (name) {
         exp = find_export(srv, name);
     }
     if (exp || !name) {
         close_clients(srv, exp, false);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 unsigned nbd_server_connections(NbdServer *srv, const char *name)
@@ -209,10 +211,10 @@ unsigned nbd_server_connections(NbdServer *srv, const char *name)
     NbdExport *exp;
     unsigned n;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     exp = find_export(srv, name);
     n = exp ? exp->connections : 0;
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     return n;
 }
 
@@ -300,7 +302,7 @@ bool nbd_server_listen_unix(NbdServer *srv, const char *path, GError **errp)
     if (fd < 0) {
         return false;
     }
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     srv->listen_fd = fd;
     if (path[0] != '@' && lstat(path, &st) == 0) {
         srv->socket_path = g_strdup(path);
@@ -309,7 +311,7 @@ bool nbd_server_listen_unix(NbdServer *srv, const char *path, GError **errp)
     }
     nbd_arm_fd(srv, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLONESHOT,
                &srv->listen_event);
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     return true;
 }
 
@@ -317,13 +319,13 @@ static void stop_listening(NbdServer *srv)
 {
     struct stat st;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     srv->stopping = true;
     if (srv->listen_fd >= 0) {
         close(srv->listen_fd);
         srv->listen_fd = -1;
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     /* Only if the file is still the one that we made. */
     if (srv->socket_path && lstat(srv->socket_path, &st) == 0 &&
         st.st_dev == srv->socket_dev && st.st_ino == srv->socket_ino) {
@@ -334,9 +336,9 @@ static void stop_listening(NbdServer *srv)
 
 void nbd_server_allow_pid(NbdServer *srv, pid_t pid)
 {
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     srv->allowed_pid = pid;
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 static bool is_allowed(int fd, pid_t pid)
@@ -353,7 +355,7 @@ static int accept_one(NbdServer *srv, pid_t *pid)
 {
     int fd = -1;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     *pid = srv->allowed_pid;
     if (srv->listen_fd >= 0) {
         fd = accept4(srv->listen_fd, NULL, NULL, SOCK_CLOEXEC);
@@ -363,7 +365,7 @@ static int accept_one(NbdServer *srv, pid_t *pid)
             nbd_start_tick(srv);
         }
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     return fd;
 }
 
@@ -383,12 +385,12 @@ void nbd_server_accept(NbdServer *srv)
             close(fd);
         }
     }
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     if (srv->listen_fd >= 0 && !srv->listen_paused) {
         nbd_arm_fd(srv, EPOLL_CTL_MOD, srv->listen_fd, EPOLLIN | EPOLLONESHOT,
                    &srv->listen_event);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 /* ---- start and end -------------------------------------------------- */
@@ -411,12 +413,12 @@ NbdServer *nbd_server_new(unsigned workers, GError **errp)
     srv->exports = g_ptr_array_new();
     g_queue_init(&srv->conns);
     g_queue_init(&srv->waiting);
-    g_mutex_init(&srv->lock);
-    g_cond_init(&srv->changed);
+    pthread_mutex_init(&srv->lock, NULL);
+    pthread_cond_init(&srv->changed, NULL);
     if (!nbd_workers_start(srv, errp)) {
         g_ptr_array_unref(srv->exports);
-        g_mutex_clear(&srv->lock);
-        g_cond_clear(&srv->changed);
+        pthread_mutex_destroy(&srv->lock);
+        pthread_cond_destroy(&srv->changed);
         g_free(srv);
         return NULL;
     }
@@ -425,19 +427,20 @@ NbdServer *nbd_server_new(unsigned workers, GError **errp)
 
 static void close_all_clients(NbdServer *srv)
 {
-    gint64 until = g_get_monotonic_time() +
-                   LAST_ANSWERS_SECONDS * G_USEC_PER_SEC;
+    struct timespec until;
 
-    g_mutex_lock(&srv->lock);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += LAST_ANSWERS_SECONDS;
+    pthread_mutex_lock(&srv->lock);
     close_clients(srv, NULL, false);
     while (srv->conns.length > 0 &&
-           g_cond_wait_until(&srv->changed, &srv->lock, until)) {
+           pthread_cond_timedwait(&srv->changed, &srv->lock, &until) == 0) {
     }
     close_clients(srv, NULL, true); /* those who do not read */
     while (srv->conns.length > 0) {
-        g_cond_wait(&srv->changed, &srv->lock);
+        pthread_cond_wait(&srv->changed, &srv->lock);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 void nbd_server_free(NbdServer *srv)
@@ -452,7 +455,7 @@ void nbd_server_free(NbdServer *srv)
         nbd_export_unref(g_ptr_array_index(srv->exports, i));
     }
     g_ptr_array_unref(srv->exports);
-    g_mutex_clear(&srv->lock);
-    g_cond_clear(&srv->changed);
+    pthread_mutex_destroy(&srv->lock);
+    pthread_cond_destroy(&srv->changed);
     g_free(srv);
 }

@@ -29,6 +29,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -38,12 +39,12 @@ NbdBuffer *nbd_buffer_get(NbdServer *srv)
 {
     NbdBuffer *b;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     b = srv->buffers;
     if (b) {
         srv->buffers = b->next;
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     if (!b) {
         /* Only what is used of it ever takes memory. */
         void *p = mmap(NULL, NBD_BUFFER_SIZE, PROT_READ | PROT_WRITE,
@@ -60,10 +61,10 @@ NbdBuffer *nbd_buffer_get(NbdServer *srv)
 
 void nbd_buffer_put(NbdServer *srv, NbdBuffer *buffer)
 {
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     buffer->next = srv->buffers;
     srv->buffers = buffer;
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 static void buffers_free(NbdServer *srv)
@@ -104,7 +105,7 @@ bool nbd_token_take(NbdConn *conn)
     NbdExport *exp = conn->exp;
     bool ok;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     ok = may_run(conn);
     if (ok) {
         g_atomic_int_add(&srv->free, -1);
@@ -116,7 +117,7 @@ bool nbd_token_take(NbdConn *conn)
         g_atomic_int_set(&conn->role, NBD_ROLE(conn->serial, NBD_ROLE_WAITING));
         g_queue_push_tail_link(&srv->waiting, &conn->waiting_link);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     return ok;
 }
 
@@ -143,13 +144,13 @@ void nbd_token_release(NbdConn *conn)
     NbdServer *srv = conn->srv;
     NbdExport *exp = conn->exp;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     conn->running--;
     exp->running--;
     srv->idle_exports += exp->running == 0 && !exp->removed;
     g_atomic_int_inc(&srv->free);
     wake_next(srv);
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     nbd_conn_unref(conn);
 }
 
@@ -191,7 +192,7 @@ static void tick(NbdServer *srv)
     gint64 now = g_get_monotonic_time();
     bool needed = false;
 
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     for (GList *l = srv->conns.head; l; l = l->next) {
         NbdConn *conn = l->data;
 
@@ -210,7 +211,7 @@ static void tick(NbdServer *srv)
         srv->ticking = false;
         set_timer(srv->tickfd, 0);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 void nbd_watch_start(NbdServer *srv)
@@ -218,12 +219,12 @@ void nbd_watch_start(NbdServer *srv)
     if (G_LIKELY(g_atomic_int_get(&srv->watching))) {
         return;
     }
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     if (!g_atomic_int_get(&srv->watching)) {
         g_atomic_int_set(&srv->watching, 1);
         set_timer(srv->watchfd, NBD_WATCH_MS);
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 /* Did anything go on since the last look, or is it under way? */
@@ -258,7 +259,7 @@ static void watch_take(NbdServer *srv)
 
 static void watch(NbdServer *srv)
 {
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     if (watch_look(srv)) {
         watch_take(srv);
     } else {
@@ -271,7 +272,7 @@ static void watch(NbdServer *srv)
             set_timer(srv->watchfd, 0);
         }
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 /* ---- threads -------------------------------------------------------- */
@@ -291,12 +292,12 @@ static bool add_worker(NbdServer *srv, GError **errp)
 
 static void add_worker_if_needed(NbdServer *srv)
 {
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     if (!srv->stopping && g_atomic_int_get(&srv->idle) == 0 &&
         srv->threads->len <= srv->max_workers) {
         add_worker(srv, NULL); /* without it, it is only slower */
     }
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
 }
 
 static void handle(NbdServer *srv, NbdEvent *event, NbdBuffer **buffer)
@@ -355,10 +356,22 @@ static gpointer worker_main(gpointer opaque)
     return NULL;
 }
 
+/* The thread sanitizer takes epoll_ctl for a use of the descriptor and does not
+ * know that a one-shot event comes after it, so it would see a race with the
+ * close by whoever gets that event. */
+#ifdef __SANITIZE_THREAD__
+#define rearm(...) syscall(SYS_epoll_ctl, __VA_ARGS__)
+#else
+#define rearm(...) epoll_ctl(__VA_ARGS__)
+#endif
+
 bool nbd_arm_fd(NbdServer *srv, int op, int fd, uint32_t events, NbdEvent *event)
 {
     struct epoll_event ev = { events, { .ptr = event } };
 
+    if (op == EPOLL_CTL_MOD) {
+        return rearm(srv->epfd, op, fd, &ev) == 0;
+    }
     return epoll_ctl(srv->epfd, op, fd, &ev) == 0;
 }
 
@@ -401,9 +414,9 @@ bool nbd_workers_start(NbdServer *srv, GError **errp)
         nbd_workers_stop(srv);
         return false;
     }
-    g_mutex_lock(&srv->lock);
+    pthread_mutex_lock(&srv->lock);
     ok = add_worker(srv, errp);
-    g_mutex_unlock(&srv->lock);
+    pthread_mutex_unlock(&srv->lock);
     if (!ok) {
         nbd_workers_stop(srv);
     }

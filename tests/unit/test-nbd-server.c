@@ -505,8 +505,8 @@ static void test_connection_count(Fixture *f, gconstpointer data)
 
 /* A write hook that holds writes until told otherwise. */
 typedef struct {
-    GMutex lock;
-    GCond cond;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
     bool hold;
     unsigned held;
 } Holder;
@@ -515,35 +515,37 @@ static void holder_before_write(void *opaque, int64_t offset, int64_t bytes)
 {
     Holder *h = opaque;
 
-    g_mutex_lock(&h->lock);
+    pthread_mutex_lock(&h->lock);
     h->held++;
-    g_cond_broadcast(&h->cond);
+    pthread_cond_broadcast(&h->cond);
     while (h->hold) {
-        g_cond_wait(&h->cond, &h->lock);
+        pthread_cond_wait(&h->cond, &h->lock);
     }
     h->held--;
-    g_mutex_unlock(&h->lock);
+    pthread_mutex_unlock(&h->lock);
 }
 
 static const BlockWriteHook holder_hook = { holder_before_write };
 
 static void holder_set(Holder *h, bool hold)
 {
-    g_mutex_lock(&h->lock);
+    pthread_mutex_lock(&h->lock);
     h->hold = hold;
-    g_cond_broadcast(&h->cond);
-    g_mutex_unlock(&h->lock);
+    pthread_cond_broadcast(&h->cond);
+    pthread_mutex_unlock(&h->lock);
 }
 
 static void holder_wait(Holder *h, unsigned n)
 {
-    gint64 until = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    struct timespec until;
 
-    g_mutex_lock(&h->lock);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 60;
+    pthread_mutex_lock(&h->lock);
     while (h->held < n) {
-        g_assert_true(g_cond_wait_until(&h->cond, &h->lock, until));
+        g_assert_cmpint(pthread_cond_timedwait(&h->cond, &h->lock, &until), ==, 0);
     }
-    g_mutex_unlock(&h->lock);
+    pthread_mutex_unlock(&h->lock);
 }
 
 static void put_hook(Fixture *f, unsigned i, Holder *h)
@@ -556,7 +558,7 @@ static void put_hook(Fixture *f, unsigned i, Holder *h)
 /* Reads go on, on the same connection too, while writes are held. */
 static void test_held_writes(Fixture *f, gconstpointer data)
 {
-    Holder h = { .hold = true };
+    Holder h = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, true, 0 };
     NbdClient *c = client(f, "a", NBD_CLIENT_SIMPLE);
     uint8_t buf[512];
     NbdReply r;
@@ -624,7 +626,7 @@ static void test_drained_drive(Fixture *f, gconstpointer data)
  * drop is not answered; a new connection is possible at once. */
 static void test_drop_clients(Fixture *f, gconstpointer data)
 {
-    Holder h = { .hold = true };
+    Holder h = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, true, 0 };
     NbdClient *c = client(f, "a", NBD_CLIENT_SIMPLE), *idle, *b, *again;
     uint8_t buf[512] = { 3 };
     NbdReply r;
