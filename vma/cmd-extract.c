@@ -135,6 +135,26 @@ static bool check_size(const ExtractOutput *out, const VmaDeviceInfo *dev,
     return true;
 }
 
+/* Two devices must not go to one place. */
+static bool check_distinct(Extract *x, const char *path, GError **errp)
+{
+    struct stat a, b;
+
+    if (stat(path, &a) < 0) {
+        return true; /* opening it will tell */
+    }
+    for (unsigned id = 1; id <= VMA_MAX_DEVICES; id++) {
+        const BlockNode *node = x->outputs[id].node;
+
+        if (node && stat(bdrv_filename(node), &b) == 0 && a.st_dev == b.st_dev &&
+            a.st_ino == b.st_ino) {
+            error_set(errp, "%s: two devices are mapped to %s", x->map_file, path);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool open_mapped(Extract *x, const VmaDeviceInfo *dev, ExtractOutput *out,
                         const MapEntry *e, GError **errp)
 {
@@ -142,6 +162,9 @@ static bool open_mapped(Extract *x, const VmaDeviceInfo *dev, ExtractOutput *out
 
     if (flags < 0) {
         error_set(errp, "%s: there is no cache mode '%s'", e->path, e->cache);
+        return false;
+    }
+    if (!check_distinct(x, e->path, errp)) {
         return false;
     }
     out->name = g_strdup(e->path);
@@ -237,28 +260,6 @@ static bool check_names(Extract *x, GHashTable *names, const char *where,
     return true;
 }
 
-/* Two devices must not go to one place. */
-static bool check_distinct(Extract *x, GError **errp)
-{
-    for (unsigned i = 1; i <= VMA_MAX_DEVICES; i++) {
-        struct stat a, b;
-
-        if (!x->outputs[i].node || stat(bdrv_filename(x->outputs[i].node), &a) < 0) {
-            continue;
-        }
-        for (unsigned j = i + 1; j <= VMA_MAX_DEVICES; j++) {
-            if (x->outputs[j].node &&
-                stat(bdrv_filename(x->outputs[j].node), &b) == 0 &&
-                a.st_dev == b.st_dev && a.st_ino == b.st_ino) {
-                error_set(errp, "%s: two devices are mapped to %s", x->map_file,
-                          x->outputs[j].name);
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
 static bool open_outputs(Extract *x, GError **errp)
 {
     if (!check_names(x, x->drives, "-d", errp) ||
@@ -272,7 +273,7 @@ static bool open_outputs(Extract *x, GError **errp)
             return false;
         }
     }
-    return !x->map || check_distinct(x, errp);
+    return true;
 }
 
 static bool sync_outputs(Extract *x, GError **errp)

@@ -188,8 +188,8 @@ def make_header(uuid, configs=(), devices=(), ctime=1700000000, version=1,
     for i, (name, data) in enumerate(configs):
         struct.pack_into('>I', head, 2044 + 4 * i, string(name))
         struct.pack_into('>I', head, 3068 + 4 * i, blob(data))
-    for dev_id, (name, size) in devices.items():
-        DEVICE.pack_into(head, 4096 + 32 * dev_id, string(name), 0, size, 0, 0)
+    for dev_id, (name, device_size) in dict(devices).items():
+        DEVICE.pack_into(head, 4096 + 32 * dev_id, string(name), 0, device_size, 0, 0)
     used = len(blobs)
     blobs.extend(bytes(-len(blobs) % 512))
     size = 12288 + len(blobs) if header_size is None else header_size
