@@ -327,24 +327,23 @@ static bool start_qemu(Program *p, const char *nbd_socket, GError **errp)
     return emu_start(p->sc.emu, &start, errp);
 }
 
-/* Without it only live migration is missing. */
-static bool open_ram(Program *p, GError **errp)
+/* Without it only live migration is missing: never a reason not to start. */
+static void open_ram(Program *p)
 {
-    GError *error = NULL;
+    g_autoptr(GError) error = NULL;
+    const char *why = p->cl->ram_left;
 
     if (p->options.private_ram) {
-        return true;
+        return;
     }
     p->sc.ram = guest_ram_open(p->cl, &error);
     if (error) {
-        g_propagate_error(errp, error);
-        return false;
+        why = error->message;
     }
-    if (p->cl->ram_left) {
+    if (why) {
         fprintf(stderr, "qemu-sidecar: warning: %s: live migration through the "
-                "sidecar is off\n", p->cl->ram_left);
+                "sidecar is off\n", why);
     }
-    return true;
 }
 
 static bool start(Program *p, GError **errp)
@@ -365,8 +364,8 @@ static bool start(Program *p, GError **errp)
     }
     print_warnings(p->cl);
     p->sc.backup = backup_manager_new(p->sc.block);
-    return open_ram(p, errp) && catch_signals(p, errp) &&
-           start_nbd(p, &nbd_socket, errp) &&
+    open_ram(p);
+    return catch_signals(p, errp) && start_nbd(p, &nbd_socket, errp) &&
            start_qemu(p, nbd_socket, errp);
 }
 
@@ -464,6 +463,10 @@ int main(int argc, char **argv)
     int status;
 
     open_std_fds();
+    /* A reader that goes away and a file size limit are errors of the write
+     * they stop; they must not end the VM. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     status = parse_options(argc, argv, &program.options);
     return status >= 0
                ? status

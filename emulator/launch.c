@@ -36,7 +36,8 @@
 static void reset_signals(const sigset_t *mask)
 {
     /* GLib and we ignore or catch these; QEMU expects a fresh process. */
-    static const int signals[] = {SIGPIPE, SIGCHLD, SIGINT, SIGTERM, SIGHUP};
+    static const int signals[] = {SIGPIPE, SIGXFSZ, SIGCHLD,
+                                  SIGINT,  SIGTERM, SIGHUP};
 
     for (size_t i = 0; i < G_N_ELEMENTS(signals); i++) {
         signal(signals[i], SIG_DFL);

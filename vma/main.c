@@ -47,6 +47,7 @@ int main(int argc, char **argv)
     const char *name = argc > 1 ? argv[1] : "";
 
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     interrupt_init();
     if (strcmp(name, "--version") == 0) {
         printf("vma %s (qemu-sidecar)\n", CONFIG_VERSION);
