@@ -440,6 +440,10 @@ static int run(Program *p, const char *const *argv)
                 g_strerror(errno));
         return 127;
     }
+    /* A reader that goes away and a file size limit are errors of the write
+     * they stop; they must not end the VM. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     if (!emu_cmdline_plan(p->cl, &error)) {
         fprintf(stderr, "qemu-sidecar: %s\n", error->message);
         return 1;
@@ -463,10 +467,6 @@ int main(int argc, char **argv)
     int status;
 
     open_std_fds();
-    /* A reader that goes away and a file size limit are errors of the write
-     * they stop; they must not end the VM. */
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN);
     status = parse_options(argc, argv, &program.options);
     return status >= 0
                ? status
