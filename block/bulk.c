@@ -25,6 +25,9 @@
 #include "util/error.h"
 
 #define MAX_DEPTH 256
+/* What is announced at once, so that not every small read costs a system call
+ * for it: reads mostly come in order. */
+#define AHEAD_BYTES (1024 * 1024)
 
 typedef struct BulkRead BulkRead;
 struct BulkRead {
@@ -41,6 +44,9 @@ struct BdrvBulk {
     unsigned depth, n_submitted, n_queued;
     STAILQ_HEAD(, BulkRead) free, queued;
     BulkRead *reads; /* depth of them */
+
+    const BlockNode *ahead_of; /* last announced; only ever compared */
+    int64_t ahead_from, ahead_until;
 };
 
 BdrvBulk *bdrv_bulk_new(unsigned depth, GError **errp)
@@ -119,13 +125,23 @@ static bool submit(BdrvBulk *q, BulkRead *r)
     return io_submit(q->ctx, 1, &cb) == 1;
 }
 
-static void announce(const BulkRead *r)
+static void announce(BdrvBulk *q, const BulkRead *r)
 {
-    const BlockDriver *drv = r->bs->drv;
+    BlockNode *bs = r->bs;
+    int64_t length = bdrv_length(bs);
 
-    if (drv->will_need && r->offset >= 0 && r->bytes > 0) {
-        drv->will_need(r->bs, r->offset, r->bytes);
+    if (!bs->drv->will_need || r->offset < 0 || r->bytes <= 0 ||
+        r->offset > length - r->bytes) {
+        return;
     }
+    if (bs == q->ahead_of && r->offset >= q->ahead_from &&
+        r->offset + r->bytes <= q->ahead_until) {
+        return;
+    }
+    q->ahead_of = bs;
+    q->ahead_from = r->offset;
+    q->ahead_until = MIN(r->offset + MAX(r->bytes, AHEAD_BYTES), length);
+    bs->drv->will_need(bs, r->offset, q->ahead_until - r->offset);
 }
 
 void bdrv_bulk_read(BdrvBulk *q, BlockNode *bs, int64_t offset, int64_t bytes,
@@ -144,7 +160,7 @@ void bdrv_bulk_read(BdrvBulk *q, BlockNode *bs, int64_t offset, int64_t bytes,
         q->n_submitted++;
         return;
     }
-    announce(r);
+    announce(q, r);
     STAILQ_INSERT_TAIL(&q->queued, r, link);
     q->n_queued++;
 }

@@ -31,10 +31,11 @@ static bool short_is_zero(const uint8_t *p, size_t len)
     return t == 0;
 }
 
-/* True at once for most data; @len >= 8. */
+/* True at once for most data; @len >= 8.  One after the other: each may be a
+ * cache line that nobody has touched yet. */
 static bool sample_is_nonzero(const uint8_t *p, size_t len)
 {
-    return load64(p) | load64(p + len / 2 - 4) | load64(p + len - 8);
+    return load64(p) || load64(p + len / 2 - 4) || load64(p + len - 8);
 }
 
 bool buffer_is_zero_portable(const void *buf, size_t len)
