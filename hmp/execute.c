@@ -40,8 +40,8 @@ void hmp_report_error(HmpContext *ctx, GError *err)
 typedef struct {
     void (*fn)(void *opaque);
     void *opaque;
-    GMutex lock;
-    GCond cond;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
     bool done;
 } MainCall;
 
@@ -50,26 +50,26 @@ static void main_call(void *opaque)
     MainCall *call = opaque;
 
     call->fn(call->opaque);
-    g_mutex_lock(&call->lock);
+    pthread_mutex_lock(&call->lock);
     call->done = true;
-    g_cond_signal(&call->cond);
-    g_mutex_unlock(&call->lock);
+    pthread_cond_signal(&call->cond);
+    pthread_mutex_unlock(&call->lock);
 }
 
 void hmp_on_main_thread(Monitor *mon, void (*fn)(void *opaque), void *opaque)
 {
     MainCall call = { .fn = fn, .opaque = opaque };
 
-    g_mutex_init(&call.lock);
-    g_cond_init(&call.cond);
+    pthread_mutex_init(&call.lock, NULL);
+    pthread_cond_init(&call.cond, NULL);
     monitor_invoke(mon->set, main_call, &call);
-    g_mutex_lock(&call.lock);
+    pthread_mutex_lock(&call.lock);
     while (!call.done) {
-        g_cond_wait(&call.cond, &call.lock);
+        pthread_cond_wait(&call.cond, &call.lock);
     }
-    g_mutex_unlock(&call.lock);
-    g_mutex_clear(&call.lock);
-    g_cond_clear(&call.cond);
+    pthread_mutex_unlock(&call.lock);
+    pthread_mutex_destroy(&call.lock);
+    pthread_cond_destroy(&call.cond);
 }
 
 /* ---- QEMU's ---------------------------------------------------------------- */

@@ -10,6 +10,8 @@
 #include "util/socket.h"
 #include "telnet.h"
 
+#include <pthread.h>
+
 #define CHARDEV_QUEUE_MAX (16 * 1024 * 1024)
 #define CHARDEV_MAX_FDS 16 /* in one message, as QEMU */
 
@@ -82,7 +84,7 @@ struct ChardevClient {
     void *drained_opaque;            /* of both */
     struct MuxFront *front; /* a mux front end's: no fds of its own; constant */
 
-    GMutex lock; /* guards the rest */
+    pthread_mutex_t lock; /* guards the rest */
     int fd_out;  /* -1: gone */
     bool out_is_socket;
     GByteArray *queue;

@@ -45,7 +45,7 @@ struct ChardevMux {
     int escape; /* the key: 1 = C-a */
     bool got_escape;
 
-    GMutex lock; /* guards the rest; focus changes on the main thread only */
+    pthread_mutex_t lock; /* guards the rest; focus changes on the main thread only */
     ChardevClient *base_client; /* or NULL; referenced */
     unsigned focus;
     bool timestamps, line_start;
@@ -90,13 +90,13 @@ void chardev_mux_front_write(MuxFront *front, const char *buf, size_t len)
 {
     ChardevMux *mux = front->mux;
 
-    g_mutex_lock(&mux->lock);
+    pthread_mutex_lock(&mux->lock);
     if (!front->hold || mux->focus == front->index) {
         write_locked(mux, buf, len);
     } else if (front->held->len + len <= HELD_MAX) {
         g_byte_array_append(front->held, (const guint8 *)buf, (guint)len);
     }
-    g_mutex_unlock(&mux->lock);
+    pthread_mutex_unlock(&mux->lock);
 }
 
 bool chardev_mux_front_focused(const MuxFront *front)
@@ -106,11 +106,11 @@ bool chardev_mux_front_focused(const MuxFront *front)
 
 static void write_text(ChardevMux *mux, const char *text)
 {
-    g_mutex_lock(&mux->lock);
+    pthread_mutex_lock(&mux->lock);
     if (mux->base_client) {
         chardev_client_write(mux->base_client, text, strlen(text));
     }
-    g_mutex_unlock(&mux->lock);
+    pthread_mutex_unlock(&mux->lock);
 }
 
 /* ---- flow ------------------------------------------------------------------ */
@@ -207,22 +207,22 @@ static void set_focus(ChardevMux *mux, unsigned focus)
     if (mux->focus < mux->n_fronts) {
         tell_focus(&mux->fronts[mux->focus], false);
     }
-    g_mutex_lock(&mux->lock);
+    pthread_mutex_lock(&mux->lock);
     mux->focus = focus;
     write_locked(mux, (const char *)front->held->data, front->held->len);
     g_byte_array_set_size(front->held, 0);
-    g_mutex_unlock(&mux->lock);
+    pthread_mutex_unlock(&mux->lock);
     tell_focus(front, true);
     update_base_pause(mux);
 }
 
 static void toggle_timestamps(ChardevMux *mux)
 {
-    g_mutex_lock(&mux->lock);
+    pthread_mutex_lock(&mux->lock);
     mux->timestamps = !mux->timestamps;
     mux->timestamps_start = 0;
     mux->line_start = false;
-    g_mutex_unlock(&mux->lock);
+    pthread_mutex_unlock(&mux->lock);
 }
 
 static void send_break(void *opaque)
@@ -331,9 +331,9 @@ static void *base_open(void *opaque, ChardevClient *client)
     client->drained = base_drained;
     client->got_break = send_break;
     client->drained_opaque = mux;
-    g_mutex_lock(&mux->lock);
+    pthread_mutex_lock(&mux->lock);
     mux->base_client = chardev_client_ref(client);
-    g_mutex_unlock(&mux->lock);
+    pthread_mutex_unlock(&mux->lock);
     for (unsigned i = 0; i < mux->n_fronts; i++) {
         open_front(&mux->fronts[i]);
     }
@@ -345,10 +345,10 @@ static void base_closed(void *opaque)
     ChardevMux *mux = opaque;
     ChardevClient *client;
 
-    g_mutex_lock(&mux->lock);
+    pthread_mutex_lock(&mux->lock);
     client = mux->base_client;
     mux->base_client = NULL;
-    g_mutex_unlock(&mux->lock);
+    pthread_mutex_unlock(&mux->lock);
     chardev_client_unref(client);
     mux->got_escape = false;
     for (unsigned i = 0; i < mux->n_fronts; i++) {
@@ -432,9 +432,9 @@ static void serial_input(void *opaque, const char *buf, size_t len,
     for (size_t i = 0; i < n_fds; i++) {
         close(fds[i]);
     }
-    g_mutex_lock(&front->mux->lock);
+    pthread_mutex_lock(&front->mux->lock);
     write_locked(front->mux, buf, len);
-    g_mutex_unlock(&front->mux->lock);
+    pthread_mutex_unlock(&front->mux->lock);
     update_serial_pause(front->mux);
 }
 
@@ -459,7 +459,7 @@ ChardevMux *mux_create(Chardev *base, int escape, const ChardevMuxOps *ops,
 {
     ChardevMux *mux = g_new0(ChardevMux, 1);
 
-    g_mutex_init(&mux->lock);
+    pthread_mutex_init(&mux->lock, NULL);
     mux->base = base;
     mux->escape = escape;
     mux->ops = ops;
@@ -484,7 +484,7 @@ void mux_destroy(ChardevMux *mux)
     for (unsigned i = 0; i < MAX_FRONTS; i++) {
         g_byte_array_unref(mux->fronts[i].held);
     }
-    g_mutex_clear(&mux->lock);
+    pthread_mutex_destroy(&mux->lock);
     g_free(mux);
 }
 
@@ -518,9 +518,9 @@ bool mux_add_fd(ChardevMux *mux, int fd)
 
 void mux_set_initial_focus(ChardevMux *mux, unsigned front)
 {
-    g_mutex_lock(&mux->lock);
+    pthread_mutex_lock(&mux->lock);
     mux->focus = front;
-    g_mutex_unlock(&mux->lock);
+    pthread_mutex_unlock(&mux->lock);
 }
 
 Chardev *chardev_mux_new(Chardev *base, int serial_fd, int escape,

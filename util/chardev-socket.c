@@ -102,6 +102,7 @@ static void start_accepting(Chardev *chr)
 typedef struct ConnectAttempt {
     Chardev *chr;  /* main thread; NULL: nobody wants it any more */
     SocketAddress *addr;
+    GThread *thread;
     int cancel_fd; /* eventfd */
     int fd;        /* the result; -1: failed */
 } ConnectAttempt;
@@ -112,6 +113,9 @@ static gboolean connected_cb(gpointer data)
 {
     ConnectAttempt *a = data;
 
+    if (a->thread) {
+        g_thread_join(a->thread);
+    }
     if (a->chr) {
         Chardev *chr = a->chr;
 
@@ -154,7 +158,6 @@ static gboolean reconnect_cb(gpointer data)
 {
     Chardev *chr = data;
     ConnectAttempt *a = g_new0(ConnectAttempt, 1);
-    GThread *thread;
 
     chr->timer = 0;
     a->chr = chr;
@@ -162,10 +165,8 @@ static gboolean reconnect_cb(gpointer data)
     a->cancel_fd = eventfd(0, EFD_CLOEXEC);
     a->fd = -1;
     chr->attempt = a;
-    thread = g_thread_try_new("connect", connect_thread, a, NULL);
-    if (thread) {
-        g_thread_unref(thread);
-    } else {
+    a->thread = g_thread_try_new("connect", connect_thread, a, NULL);
+    if (!a->thread) {
         connected_cb(a); /* counts as a failed attempt */
     }
     return G_SOURCE_REMOVE;

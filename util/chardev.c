@@ -52,7 +52,7 @@ void chardev_client_unref(ChardevClient *client)
 {
     if (client && g_atomic_int_dec_and_test(&client->ref)) {
         g_byte_array_unref(client->queue);
-        g_mutex_clear(&client->lock);
+        pthread_mutex_destroy(&client->lock);
         g_free(client);
     }
 }
@@ -102,9 +102,9 @@ size_t chardev_client_queued(ChardevClient *client)
 {
     size_t n;
 
-    g_mutex_lock(&client->lock);
+    pthread_mutex_lock(&client->lock);
     n = queued_locked(client);
-    g_mutex_unlock(&client->lock);
+    pthread_mutex_unlock(&client->lock);
     return n;
 }
 
@@ -130,7 +130,7 @@ static gboolean writable_cb(gint fd, GIOCondition cond, gpointer data)
     ChardevClient *client = data;
     bool empty;
 
-    g_mutex_lock(&client->lock);
+    pthread_mutex_lock(&client->lock);
     if (!client->broken && client->fd_out >= 0 && !flush_locked(client)) {
         break_locked(client);
     }
@@ -139,7 +139,7 @@ static gboolean writable_cb(gint fd, GIOCondition cond, gpointer data)
         g_source_unref(client->out_source);
         client->out_source = NULL;
     }
-    g_mutex_unlock(&client->lock);
+    pthread_mutex_unlock(&client->lock);
     if (empty && client->drained) {
         client->drained(client->drained_opaque);
     }
@@ -178,7 +178,7 @@ static void write_locked(ChardevClient *client, const char *buf, size_t len)
 
 void chardev_client_write(ChardevClient *client, const char *buf, size_t len)
 {
-    g_mutex_lock(&client->lock);
+    pthread_mutex_lock(&client->lock);
     if (client->front && !client->broken) {
         chardev_mux_front_write(client->front, buf, len);
     } else if (client->fd_out >= 0 && !client->broken && len) {
@@ -189,7 +189,7 @@ void chardev_client_write(ChardevClient *client, const char *buf, size_t len)
             write_locked(client, buf, len);
         }
     }
-    g_mutex_unlock(&client->lock);
+    pthread_mutex_unlock(&client->lock);
 }
 
 /* ---- clients: input ---------------------------------------------------- */
@@ -358,7 +358,7 @@ ChardevClient *chardev_add_client(Chardev *chr, int fd_in, int fd_out,
     client->in_is_socket = fd_in >= 0 && fd_is_socket(fd_in);
     client->telnet = chr->opts && chr->opts->telnet;
     client->queue = g_byte_array_new();
-    g_mutex_init(&client->lock);
+    pthread_mutex_init(&client->lock, NULL);
     g_ptr_array_add(chr->clients, client);
     if (client->telnet) {
         client->telnet = false; /* these bytes are the protocol itself */
@@ -377,11 +377,11 @@ static void close_fds(ChardevClient *client)
     int fd_in = client->fd_in, fd_out;
 
     source_drop(&client->in_source);
-    g_mutex_lock(&client->lock);
+    pthread_mutex_lock(&client->lock);
     source_drop(&client->out_source);
     fd_out = client->fd_out;
     client->fd_out = -1;
-    g_mutex_unlock(&client->lock);
+    pthread_mutex_unlock(&client->lock);
     client->fd_in = -1;
     if (client->own_fds) {
         if (fd_in >= 0) {
@@ -425,9 +425,9 @@ static void detach(ChardevClient *client)
     client->drained = NULL;
     client->got_break = NULL;
     if (client->front) {
-        g_mutex_lock(&client->lock);
+        pthread_mutex_lock(&client->lock);
         client->broken = true; /* nobody may reach the front end any more */
-        g_mutex_unlock(&client->lock);
+        pthread_mutex_unlock(&client->lock);
     }
     chr->h.closed(client->opaque);
     client->opaque = NULL;
@@ -538,12 +538,12 @@ static void flush_lingering(Chardev *chr)
         while (chardev_client_queued(client) &&
                (left = (end - g_get_monotonic_time()) / 1000) > 0 &&
                poll(&p, 1, (int)left) > 0) {
-            g_mutex_lock(&client->lock);
+            pthread_mutex_lock(&client->lock);
             if (!flush_locked(client)) {
                 g_byte_array_set_size(client->queue, 0);
                 client->queue_off = 0;
             }
-            g_mutex_unlock(&client->lock);
+            pthread_mutex_unlock(&client->lock);
         }
     }
 }

@@ -392,6 +392,66 @@ static void test_slow_reader_gets_all(void)
     log_clear(&log);
 }
 
+/* Any thread may write, and the client may go meanwhile. */
+typedef struct {
+    ChardevClient *client;
+    gint *stop;
+} Writer;
+
+static gpointer writer_thread(gpointer data)
+{
+    Writer *w = data;
+
+    for (int i = 0; i < 20000 && !g_atomic_int_get(w->stop); i++) {
+        chardev_client_write(w->client, "0123456789\n", 11);
+    }
+    chardev_client_unref(w->client);
+    return NULL;
+}
+
+static void run_writers(bool close_early)
+{
+    int other;
+    Chardev *chr = pair(&other);
+    GThread *threads[3];
+    Writer writers[3];
+    gint stop = 0;
+    Log log;
+
+    log_init(&log);
+    chardev_set_handlers(chr, &log_handlers, &log);
+    run_until(log.opened == 1);
+    for (int i = 0; i < 3; i++) {
+        writers[i] = (Writer) { chardev_client_ref(log.client), &stop };
+        threads[i] = g_thread_new("writer", writer_thread, &writers[i]);
+    }
+    if (close_early) {
+        g_free(read_n(other, 100000));
+        chardev_free(chr);
+        g_atomic_int_set(&stop, 1);
+    } else {
+        g_autofree char *all = read_n(other, 3 * 20000 * 11);
+
+        for (size_t i = 0; i < 3 * 20000; i++) { /* no line is torn */
+            g_assert_cmpint(memcmp(all + i * 11, "0123456789\n", 11), ==, 0);
+        }
+    }
+    for (int i = 0; i < 3; i++) {
+        g_thread_join(threads[i]);
+    }
+    if (!close_early) {
+        chardev_free(chr);
+    }
+    close(other);
+    log_clear(&log);
+}
+
+static void test_writers(void)
+{
+    run_writers(false);
+    run_writers(true);
+}
+
 static void test_pause(void)
 {
     int other;
@@ -673,6 +733,7 @@ int main(int argc, char **argv)
     g_test_add_func("/chardev/passed-fds", test_passed_fds);
     g_test_add_func("/chardev/overflow", test_overflow);
     g_test_add_func("/chardev/slow-reader-gets-all", test_slow_reader_gets_all);
+    g_test_add_func("/chardev/writers", test_writers);
     g_test_add_func("/chardev/pause", test_pause);
     g_test_add_func("/chardev/reconnect", test_reconnect);
     g_test_add_func("/chardev/telnet", test_telnet);

@@ -73,7 +73,7 @@ static json_object *make_reply(const char *command, json_object *args)
     return reply;
 }
 
-static gboolean deliver(gpointer data)
+static void deliver(void *data)
 {
     Reply *r = data;
 
@@ -84,13 +84,12 @@ static gboolean deliver(gpointer data)
     if (r->f->hold) {
         g_ptr_array_add(r->f->held, r);
         g_mutex_unlock(&r->f->lock);
-        return G_SOURCE_REMOVE;
+        return;
     }
     g_mutex_unlock(&r->f->lock);
     r->cb(r->opaque, r->reply);
     json_object_put(r->reply);
     g_free(r);
-    return G_SOURCE_REMOVE;
 }
 
 static void fake_send(void *opaque, const char *command, json_object *args,
@@ -111,7 +110,7 @@ static void fake_send(void *opaque, const char *command, json_object *args,
         r->reply = make_reply(command, args);
     }
     json_object_put(args);
-    g_idle_add(deliver, r);
+    monitor_invoke(r->f->set, deliver, r);
 }
 
 static json_object *fake_version(void *opaque)
@@ -416,7 +415,8 @@ static void test_set_ends_in_a_command(Fixture *f, gconstpointer data)
     type(fd, "stop\rfoo\r");
     run_until(n_held(f) == 1);
     g_timeout_add(10, release_cb, f);
-    g_clear_pointer(&f->set, monitor_set_free);
+    monitor_set_free(f->set);
+    f->set = NULL;
     text = read_until(fd, NULL);
     close(fd);
 }
