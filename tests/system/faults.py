@@ -133,14 +133,10 @@ def a_full_disk_ends_the_backup_and_not_the_guest(t):
 @test
 def a_file_size_limit_ends_the_backup_and_not_the_guest(t):
     """The same without root; the limit is larger than the images."""
-    vm = vm_with_data(t, sizes=(SIZE, SIZE))
+    vm = vm_with_data(t, sizes=(SIZE, SIZE)).start()
     out = out_folder(t)
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE + 65536, SIZE + 65536))
-    vm.preexec = limit
-    vm.start()
+    limit = SIZE + 65536
+    resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
     failed_backup(vm, out + "/a.vma", "too large")
     equal(leftovers(out), [])
     for i in (0, 1):  # half as much fits
