@@ -18,6 +18,7 @@
 #include "emulator/emulator.h"
 #include "inner-qmp.h"
 #include "launch.h"
+#include "vm-state-internal.h"
 #include "util/error.h"
 
 #include <errno.h>
@@ -45,6 +46,7 @@ struct Emulator {
     int child_fd; /* until emu_start */
     InnerQmp *qmp;
     json_object *version;
+    EmuVmState *vm_state;
     GArray *listeners; /* Listener */
     Relay relays[2];   /* fd -1: not in use */
     guint watch;
@@ -79,6 +81,9 @@ static void on_event(void *opaque, json_object *event)
 {
     Emulator *emu = opaque;
 
+    if (emu_vm_state_hides(emu->vm_state, event)) {
+        return;
+    }
     for (guint i = 0; i < emu->listeners->len; i++) {
         Listener *l = &g_array_index(emu->listeners, Listener, i);
 
@@ -105,6 +110,11 @@ void emu_add_event_listener(Emulator *emu, EmuEventFn *fn, void *opaque)
     Listener l = {fn, opaque};
 
     g_array_append_val(emu->listeners, l);
+}
+
+EmuVmState *emu_vm_state(Emulator *emu)
+{
+    return emu->vm_state;
 }
 
 json_object *emu_qemu_version(Emulator *emu)
@@ -187,6 +197,7 @@ static void on_child_exit(GPid pid, gint status, void *opaque)
     emu->watch = 0;
     emu_launch_done(&emu->child);
     inner_qmp_drain(emu->qmp);
+    emu_vm_state_gone(emu->vm_state);
     inner_qmp_end(emu->qmp);
     relay_close(&emu->relays[0]);
     relay_close(&emu->relays[1]);
@@ -211,6 +222,7 @@ Emulator *emu_new(const EmuHandlers *handlers, void *opaque, GError **errp)
     emu->h = *handlers;
     emu->opaque = opaque;
     emu->child_fd = sv[1];
+    emu->vm_state = emu_vm_state_new();
     emu->relays[0].fd = emu->relays[1].fd = -1;
     emu->listeners = g_array_new(FALSE, FALSE, sizeof(Listener));
     emu->qmp = inner_qmp_new(sv[0], &qmp_handlers, emu);
@@ -291,6 +303,7 @@ void emu_free(Emulator *emu)
     relay_close(&emu->relays[0]);
     relay_close(&emu->relays[1]);
     json_object_put(emu->version);
+    emu_vm_state_free(emu->vm_state);
     g_array_unref(emu->listeners);
     g_free(emu);
 }
@@ -301,6 +314,7 @@ typedef struct {
     GMutex lock;
     GCond cond;
     bool done;
+    EmuVmState *hiding; /* told when the reply is there; or NULL */
     json_object *reply; /* the value of "return", cut out of its object */
     GError *error;
 } Call;
@@ -339,6 +353,9 @@ static void on_call_reply(void *opaque, json_object *reply)
     Call *call = opaque;
     json_object *value;
 
+    if (call->hiding) {
+        emu_vm_state_hide(call->hiding, false);
+    }
     g_mutex_lock(&call->lock);
     if (!reply) {
         error_set(&call->error, "QEMU has ended");
@@ -353,14 +370,18 @@ static void on_call_reply(void *opaque, json_object *reply)
     g_mutex_unlock(&call->lock);
 }
 
-json_object *emu_qmp_call(Emulator *emu, const char *command, json_object *args,
-                          GError **errp)
+json_object *emu_qmp_call_full(Emulator *emu, const char *command,
+                               json_object *args, int fd, bool hidden,
+                               GError **errp)
 {
-    Call call = {0};
+    Call call = {.hiding = hidden ? emu->vm_state : NULL};
 
     g_mutex_init(&call.lock);
     g_cond_init(&call.cond);
-    emu_qmp_send(emu, command, args, NULL, 0, on_call_reply, &call);
+    if (hidden) {
+        emu_vm_state_hide(emu->vm_state, true);
+    }
+    emu_qmp_send(emu, command, args, &fd, fd >= 0, on_call_reply, &call);
     g_mutex_lock(&call.lock);
     while (!call.done) {
         g_cond_wait(&call.cond, &call.lock);
@@ -372,6 +393,12 @@ json_object *emu_qmp_call(Emulator *emu, const char *command, json_object *args,
         g_propagate_error(errp, call.error);
     }
     return call.reply;
+}
+
+json_object *emu_qmp_call(Emulator *emu, const char *command, json_object *args,
+                          GError **errp)
+{
+    return emu_qmp_call_full(emu, command, args, -1, false, errp);
 }
 
 char *emu_hmp_call(Emulator *emu, const char *line, GError **errp)

@@ -1,0 +1,31 @@
+/*
+ * What emulator.c and vm-state.c share.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_EMULATOR_VM_STATE_INTERNAL_H
+#define SIDECAR_EMULATOR_VM_STATE_INTERNAL_H
+
+#include "emulator/emulator.h"
+
+typedef struct EmuVmState EmuVmState;
+
+EmuVmState *emu_vm_state_new(void);
+void emu_vm_state_free(EmuVmState *st);
+EmuVmState *emu_vm_state(Emulator *emu); /* borrowed */
+/* Is this event of QEMU's a consequence of what the sidecar did by itself?
+ * Main thread. */
+bool emu_vm_state_hides(EmuVmState *st, json_object *event);
+/* STOP and RESUME are hidden while this was called more often with true than
+ * with false.  Any thread. */
+void emu_vm_state_hide(EmuVmState *st, bool hide);
+
+/* emu_qmp_call with a descriptor to pass (-1: none), and with the run state
+ * events that the command causes @hidden. */
+json_object *emu_qmp_call_full(Emulator *emu, const char *command,
+                               json_object *args, int fd, bool hidden,
+                               GError **errp);
+/* QEMU has ended: nobody waits for its events any more.  Main thread. */
+void emu_vm_state_gone(EmuVmState *st);
+
+#endif

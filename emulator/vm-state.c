@@ -1,0 +1,287 @@
+/*
+ * Run state and device state of the VM; see include/emulator/vm-state.h.
+ *
+ * A device-only stream is QEMU's own migration with the capability
+ * x-ignore-shared, into one end of a socketpair.  That it is complete is known
+ * from the MIGRATION event (capability "events"), which comes after the last
+ * byte.  Afterwards QEMU is in `postmigrate', from which `cont' leads back; so
+ * it can be repeated as often as wished (QEMU 7.2: about 2 ms in all).
+ *
+ * Loading goes the same way with migrate-incoming; QEMU 7.2 ends itself with
+ * exit status 1 when it does not like a stream, so the end of QEMU is an answer
+ * too.
+ *
+ * Events: on the main thread.  RESUME and STOP of our own come before the reply
+ * to the command that caused them, on the same socket, so they are hidden from
+ * when the command is sent until its reply has been handled.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "emulator/vm-state.h"
+
+#include "util/error.h"
+#include "vm-state-internal.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define FD_NAME "qemu-sidecar-state"
+
+struct EmuVmState {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int hide_run_state;      /* atomic; commands of ours under way */
+    bool migrating;          /* MIGRATION events are ours; lock */
+    bool ready;              /* capabilities have been set; one user at a time */
+    bool gone;               /* QEMU has ended; lock */
+    char status[32];         /* of the last MIGRATION event; lock */
+};
+
+EmuVmState *emu_vm_state_new(void)
+{
+    EmuVmState *st = g_new0(EmuVmState, 1);
+
+    pthread_mutex_init(&st->lock, NULL);
+    pthread_cond_init(&st->changed, NULL);
+    return st;
+}
+
+void emu_vm_state_free(EmuVmState *st)
+{
+    pthread_mutex_destroy(&st->lock);
+    pthread_cond_destroy(&st->changed);
+    g_free(st);
+}
+
+/* ---- events, main thread -------------------------------------------------- */
+
+static bool take_migration_event(EmuVmState *st, json_object *event)
+{
+    json_object *data, *status;
+    bool ours;
+
+    pthread_mutex_lock(&st->lock);
+    ours = st->migrating;
+    if (ours && json_object_object_get_ex(event, "data", &data) &&
+        json_object_object_get_ex(data, "status", &status)) {
+        g_strlcpy(st->status, json_object_get_string(status),
+                  sizeof(st->status));
+        pthread_cond_broadcast(&st->changed);
+    }
+    pthread_mutex_unlock(&st->lock);
+    return ours;
+}
+
+bool emu_vm_state_hides(EmuVmState *st, json_object *event)
+{
+    json_object *name;
+    const char *s;
+
+    if (!json_object_object_get_ex(event, "event", &name)) {
+        return false;
+    }
+    s = json_object_get_string(name);
+    if (!strcmp(s, "MIGRATION")) {
+        return take_migration_event(st, event);
+    }
+    return g_atomic_int_get(&st->hide_run_state) && (!strcmp(s, "STOP") || !strcmp(s, "RESUME"));
+}
+
+void emu_vm_state_hide(EmuVmState *st, bool hide)
+{
+    g_atomic_int_add(&st->hide_run_state, hide ? 1 : -1);
+}
+
+void emu_vm_state_gone(EmuVmState *st)
+{
+    pthread_mutex_lock(&st->lock);
+    st->gone = true;
+    pthread_cond_broadcast(&st->changed);
+    pthread_mutex_unlock(&st->lock);
+}
+
+/* ---- run state ------------------------------------------------------------ */
+
+bool emu_vm_running(Emulator *emu, bool *running, GError **errp)
+{
+    json_object *reply = emu_qmp_call(emu, "query-status", NULL, errp);
+    json_object *value;
+
+    if (!reply) {
+        return false;
+    }
+    *running = json_object_object_get_ex(reply, "running", &value) &&
+        json_object_get_boolean(value);
+    json_object_put(reply);
+    return true;
+}
+
+static bool call(Emulator *emu, const char *command, json_object *args,
+                 bool hidden, GError **errp)
+{
+    json_object *reply = emu_qmp_call_full(emu, command, args, -1, hidden, errp);
+    bool ok = reply != NULL;
+
+    json_object_put(reply);
+    return ok;
+}
+
+bool emu_vm_stop(Emulator *emu, bool hidden, GError **errp)
+{
+    return call(emu, "stop", NULL, hidden, errp);
+}
+
+bool emu_vm_cont(Emulator *emu, bool hidden, GError **errp)
+{
+    return call(emu, "cont", NULL, hidden, errp);
+}
+
+/* ---- device state ----------------------------------------------------------- */
+
+static json_object *capability(const char *name, bool state)
+{
+    json_object *o = json_object_new_object();
+
+    json_object_object_add(o, "capability", json_object_new_string(name));
+    json_object_object_add(o, "state", json_object_new_boolean(state));
+    return o;
+}
+
+static bool set_capabilities(Emulator *emu, bool ignore_shared, GError **errp)
+{
+    json_object *list = json_object_new_array();
+    json_object *args = json_object_new_object();
+
+    json_object_array_add(list, capability("events", true));
+    json_object_array_add(list, capability("x-ignore-shared", ignore_shared));
+    json_object_object_add(args, "capabilities", list);
+    return call(emu, "migrate-set-capabilities", args, false, errp);
+}
+
+/* No limit: the other end is in this process. */
+static bool set_bandwidth(Emulator *emu, GError **errp)
+{
+    json_object *args = json_object_new_object();
+
+    json_object_object_add(args, "max-bandwidth", json_object_new_int64(0));
+    return call(emu, "migrate-set-parameters", args, false, errp);
+}
+
+static void set_migrating(Emulator *emu, bool on)
+{
+    EmuVmState *st = emu_vm_state(emu);
+
+    pthread_mutex_lock(&st->lock);
+    st->migrating = on;
+    st->status[0] = '\0';
+    pthread_mutex_unlock(&st->lock);
+}
+
+static bool pass_fd(Emulator *emu, int fd, GError **errp)
+{
+    json_object *args = json_object_new_object(), *reply;
+    bool ok;
+
+    json_object_object_add(args, "fdname", json_object_new_string(FD_NAME));
+    reply = emu_qmp_call_full(emu, "getfd", args, fd, false, errp);
+    ok = reply != NULL;
+    json_object_put(reply);
+    return ok;
+}
+
+/* Start @command ("migrate" or "migrate-incoming") on one end of a socketpair;
+ * the other end. */
+static int begin(Emulator *emu, const char *command, GError **errp)
+{
+    json_object *args;
+    int sv[2];
+    bool ok;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0) {
+        error_set_errno(errp, errno, "cannot make a socket");
+        return -1;
+    }
+    ok = pass_fd(emu, sv[1], errp);
+    close(sv[1]);
+    if (ok) {
+        args = json_object_new_object();
+        json_object_object_add(args, "uri",
+                               json_object_new_string("fd:" FD_NAME));
+        set_migrating(emu, true);
+        ok = call(emu, command, args, false, errp);
+    }
+    if (!ok) {
+        set_migrating(emu, false);
+        close(sv[0]);
+        return -1;
+    }
+    return sv[0];
+}
+
+/* Until a status that is final; into @status. */
+static void wait_final(EmuVmState *st, char status[32])
+{
+    static const char *const final[] = {"completed", "failed", "cancelled"};
+    bool found = false;
+
+    pthread_mutex_lock(&st->lock);
+    for (;;) {
+        for (size_t i = 0; i < G_N_ELEMENTS(final); i++) {
+            found |= !strcmp(st->status, final[i]);
+        }
+        if (found || st->gone) {
+            break;
+        }
+        pthread_cond_wait(&st->changed, &st->lock);
+    }
+    g_strlcpy(status, found ? st->status : "ended", 32);
+    pthread_mutex_unlock(&st->lock);
+}
+
+static bool end(Emulator *emu, const char *what, GError **errp)
+{
+    char status[32];
+
+    wait_final(emu_vm_state(emu), status);
+    set_migrating(emu, false);
+    if (strcmp(status, "completed")) {
+        error_set(errp, "%s: QEMU %s", what, strcmp(status, "ended") ? status :
+                  "has ended");
+        return false;
+    }
+    return true;
+}
+
+int emu_save_devices_begin(Emulator *emu, GError **errp)
+{
+    EmuVmState *st = emu_vm_state(emu);
+
+    if (!st->ready) {
+        if (!set_capabilities(emu, true, errp) || !set_bandwidth(emu, errp)) {
+            return -1;
+        }
+        st->ready = true;
+    }
+    return begin(emu, "migrate", errp);
+}
+
+bool emu_save_devices_end(Emulator *emu, GError **errp)
+{
+    return end(emu, "saving the device state", errp);
+}
+
+int emu_load_devices_begin(Emulator *emu, GError **errp)
+{
+    if (!set_capabilities(emu, false, errp)) {
+        return -1;
+    }
+    return begin(emu, "migrate-incoming", errp);
+}
+
+bool emu_load_devices_end(Emulator *emu, GError **errp)
+{
+    return end(emu, "loading the device state", errp);
+}

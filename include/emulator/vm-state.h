@@ -1,0 +1,38 @@
+/*
+ * The VM's run state and device state, driven by the sidecar itself.
+ *
+ * What is done here for the sidecar's own purposes is not seen by anybody: the
+ * STOP, RESUME and MIGRATION events that it causes are kept back.
+ *
+ * All functions wait for QEMU: any thread but the main one, one at a time.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_EMULATOR_VM_STATE_H
+#define SIDECAR_EMULATOR_VM_STATE_H
+
+#include "emulator/emulator.h"
+
+/* Was the guest running just now? */
+bool emu_vm_running(Emulator *emu, bool *running, GError **errp);
+
+/* Stop the guest; disk requests in flight have ended when it returns.
+ * @hidden: nobody sees the STOP; then emu_vm_cont must be hidden too. */
+bool emu_vm_stop(Emulator *emu, bool hidden, GError **errp);
+bool emu_vm_cont(Emulator *emu, bool hidden, GError **errp);
+
+/*
+ * QEMU's device-only stream of the stopped guest: the read end of a socket from
+ * which it comes, or -1.  Read it to its end, then call emu_save_devices_end,
+ * also after an error; that says whether QEMU thinks it complete.
+ */
+int emu_save_devices_begin(Emulator *emu, GError **errp);
+bool emu_save_devices_end(Emulator *emu, GError **errp);
+
+/* Load a stream into a QEMU that was started with -incoming defer: the write
+ * end of a socket, or -1.  Write all, close it, then call
+ * emu_load_devices_end, which waits for QEMU's verdict. */
+int emu_load_devices_begin(Emulator *emu, GError **errp);
+bool emu_load_devices_end(Emulator *emu, GError **errp);
+
+#endif
