@@ -263,15 +263,15 @@ static char *socket_name(GError **errp)
                            getpid(), bits[0], bits[1]);
 }
 
-static bool start_nbd(Program *p, char **name, GError **errp)
+static bool start_nbd(Program *p, GError **errp)
 {
     g_autofree char *path = NULL;
 
-    *name = socket_name(errp);
-    if (!*name) {
+    p->sc.nbd_socket = socket_name(errp);
+    if (!p->sc.nbd_socket) {
         return false;
     }
-    path = g_strconcat("@", *name, NULL);
+    path = g_strconcat("@", p->sc.nbd_socket, NULL);
     p->sc.nbd = nbd_server_new(p->options.workers, errp);
     return p->sc.nbd && nbd_server_listen_unix(p->sc.nbd, path, errp) &&
            emu_export_drives(p->cl, p->sc.block, p->sc.nbd, errp);
@@ -284,7 +284,7 @@ static void allow_pid(void *opaque, pid_t pid)
     nbd_server_allow_pid(p->sc.nbd, pid);
 }
 
-static bool start_qemu(Program *p, const char *nbd_socket, GError **errp)
+static bool start_qemu(Program *p, GError **errp)
 {
     static const EmuHandlers handlers = {
         .running = on_running,
@@ -292,7 +292,7 @@ static bool start_qemu(Program *p, const char *nbd_socket, GError **errp)
     };
     GArray *shared = emu_monitors_child_fds(p->monitors);
     EmuRuntime rt = {
-        .nbd_socket = nbd_socket,
+        .nbd_socket = p->sc.nbd_socket,
         .shared_fd = emu_monitors_shared_fd,
         .opaque = p->monitors,
         .ram_fd = p->sc.ram ? guest_ram_child_fd : NULL,
@@ -314,6 +314,7 @@ static bool start_qemu(Program *p, const char *nbd_socket, GError **errp)
     if (!p->sc.emu) {
         return false;
     }
+    emu_set_drives(p->sc.emu, p->sc.block, p->sc.nbd_socket);
     rt.qmp_fd = emu_qmp_child_fd(p->sc.emu);
     argv = emu_cmdline_argv(p->cl, &rt);
     start.argv = argv;
@@ -348,8 +349,6 @@ static void open_ram(Program *p)
 
 static bool start(Program *p, GError **errp)
 {
-    g_autofree char *nbd_socket = NULL;
-
     if (p->cl->daemonize) {
         p->daemon_fd = daemon_start(errp);
         if (p->daemon_fd < 0) {
@@ -365,8 +364,8 @@ static bool start(Program *p, GError **errp)
     print_warnings(p->cl);
     p->sc.backup = backup_manager_new(p->sc.block);
     open_ram(p);
-    return catch_signals(p, errp) && start_nbd(p, &nbd_socket, errp) &&
-           start_qemu(p, nbd_socket, errp);
+    return catch_signals(p, errp) && start_nbd(p, errp) &&
+           start_qemu(p, errp);
 }
 
 /* ---- end ------------------------------------------------------------ */
@@ -391,6 +390,7 @@ static bool stop(Program *p)
     g_clear_pointer(&p->sc.ram, guest_ram_free);
     g_clear_handle_id(&p->signal_source, g_source_remove);
     g_clear_pointer(&p->sc.loop, g_main_loop_unref);
+    g_clear_pointer(&p->sc.nbd_socket, g_free);
     g_clear_pointer(&p->cl, emu_cmdline_free);
     return ok;
 }

@@ -346,8 +346,11 @@ static bool is_allowed(int fd, pid_t pid)
     struct ucred cred;
     socklen_t len = sizeof(cred);
 
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 &&
-           cred.uid == geteuid() && (pid == 0 || cred.pid == pid);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len)) {
+        return false;
+    }
+    /* QEMU may have changed its user id (-runas) before it comes again. */
+    return pid ? cred.pid == pid : cred.uid == geteuid();
 }
 
 /* One client, or -1: none there, or the listening socket rests. */

@@ -14,6 +14,10 @@
 #define EMU_OWN_ID "qemu-sidecar-"
 #define EMU_QMP_ID EMU_OWN_ID "qmp"
 
+/* Seconds that QEMU holds requests while its connection to us is broken.  We
+ * break it only to make QEMU see a new size; when we are gone QEMU is killed. */
+#define EMU_RECONNECT_DELAY 30
+
 EmuOption *emu_cmdline_option(const EmuCmdline *cl, unsigned index);
 bool emu_option_is(const EmuOption *opt, const char *name);
 /* Emit @first, @second (may be NULL) instead of the option. */
@@ -26,6 +30,8 @@ void emu_cmdline_warn(EmuCmdline *cl, const char *fmt, ...)
 /* drive-plan.c */
 void emu_plan_drives(EmuCmdline *cl);
 void emu_drive_free(void *drive);
+/* The file of a -drive, if it is local: without "file:"; else NULL. */
+const char *emu_local_filename(const char *file);
 void emu_drive_take(EmuCmdline *cl, EmuDrive *drive, const char *nbd_socket);
 /* drive-name.c: QEMU's default interface of a machine and how many units
  * sit on one of its buses (0: no limit). */

@@ -26,10 +26,6 @@
 /* Of EmuDrive.left: QEMU is going to refuse it. */
 #define LEFT_SILENTLY ""
 
-/* How long QEMU holds requests while its connection to us is broken.  We break
- * it only to make QEMU see a new size; when we are gone QEMU is killed. */
-#define RECONNECT_DELAY "30"
-
 static const struct {
     const char *option, *drive;
 } shorthands[] = {
@@ -170,7 +166,7 @@ static char *default_name(const DriveSlot *slot)
 
 /* QEMU takes everything before a ':' for a protocol, unless a '/' comes first;
  * "file:" is a local file after all, and "fault:" one that fails. */
-static const char *local_filename(const char *file)
+const char *emu_local_filename(const char *file)
 {
     size_t len;
 
@@ -373,7 +369,7 @@ static char *examine(const EmuCmdline *cl, const Keyval *kv, EmuDrive *drive)
     if (!file) {
         return g_strdup(LEFT_SILENTLY);
     }
-    name = keyval_get(kv, "file") ? local_filename(file) : file;
+    name = keyval_get(kv, "file") ? emu_local_filename(file) : file;
     if (!name) {
         return why_not_local(file);
     }
@@ -530,8 +526,8 @@ void emu_drive_take(EmuCmdline *cl, EmuDrive *drive, const char *nbd_socket)
     keyval_append_escaped(arg, nbd_socket);
     g_string_append(arg, ",file.server.abstract=on,file.export=");
     keyval_append_escaped(arg, drive->name);
-    g_string_append(arg, ",file.reconnect-delay=" RECONNECT_DELAY
-                         ",format=raw,id=");
+    g_string_append_printf(arg, ",file.reconnect-delay=%d,format=raw,id=",
+                           EMU_RECONNECT_DELAY);
     keyval_append_escaped(arg, drive->name);
     g_string_append(arg, drive->rest);
     emu_option_replace(emu_cmdline_option(cl, drive->option), "-drive",

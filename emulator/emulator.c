@@ -18,8 +18,9 @@
 #include "emulator/emulator.h"
 #include "inner-qmp.h"
 #include "launch.h"
-#include "vm-state-internal.h"
+#include "own-names.h"
 #include "util/error.h"
+#include "vm-state-internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -48,6 +49,7 @@ struct Emulator {
     json_object *version;
     EmuVmState *vm_state;
     GArray *listeners; /* Listener */
+    OwnNames names;
     Relay relays[2];   /* fd -1: not in use */
     guint watch;
 };
@@ -98,10 +100,47 @@ static void on_gone(void *opaque, const char *why)
     }
 }
 
+/* ---- replies that name what is ours --------------------------------- */
+
+typedef struct {
+    const OwnNames *names;
+    char *command;
+    EmuQmpReplyFn *cb;
+    void *opaque;
+} Translation;
+
+static void on_translatable(void *opaque, json_object *reply)
+{
+    Translation *t = opaque;
+
+    if (reply) {
+        own_names_translate(t->names, t->command, reply);
+    }
+    t->cb(t->opaque, reply);
+    g_free(t->command);
+    g_free(t);
+}
+
+void emu_set_drives(Emulator *emu, BlockContext *block, const char *nbd_socket)
+{
+    emu->names.block = block;
+    emu->names.nbd_socket = nbd_socket;
+}
+
 void emu_qmp_send(Emulator *emu, const char *command, json_object *args,
                   const int *fds, size_t n_fds, EmuQmpReplyFn *cb,
                   void *opaque)
 {
+    if (own_names_concern(command)) {
+        Translation *t = g_new(Translation, 1);
+
+        t->names = &emu->names;
+        t->command = g_strdup(command);
+        t->cb = cb;
+        t->opaque = opaque;
+        cb = on_translatable;
+        opaque = t;
+    }
     inner_qmp_send(emu->qmp, command, args, fds, n_fds, cb, opaque);
 }
 

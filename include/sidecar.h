@@ -16,6 +16,7 @@ typedef struct Sidecar {
     GMainLoop *loop;
     BlockContext *block;
     NbdServer *nbd;
+    char *nbd_socket; /* its abstract name, without the @ */
     BackupManager *backup;
     Emulator *emu;
     struct GuestRam *ram;        /* shared with QEMU, or NULL */

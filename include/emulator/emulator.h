@@ -7,6 +7,7 @@
 #ifndef SIDECAR_EMULATOR_EMULATOR_H
 #define SIDECAR_EMULATOR_EMULATOR_H
 
+#include "block/block.h"
 #include <glib.h>
 #include <json-c/json.h>
 #include <signal.h>
@@ -57,6 +58,9 @@ typedef struct {
 
 /* Not started yet; makes the inner QMP's socket. */
 Emulator *emu_new(const EmuHandlers *handlers, void *opaque, GError **errp);
+/* From now on replies show the drives of @block by the user's file names, not
+ * as exports on @nbd_socket; both are borrowed for as long as QEMU runs. */
+void emu_set_drives(Emulator *emu, BlockContext *block, const char *nbd_socket);
 /* QEMU's end of it, close-on-exec here; for the command line. */
 int emu_qmp_child_fd(Emulator *emu);
 

@@ -64,8 +64,9 @@ def describe(block):
                                       "tray_open", "io-status", "type")}
     inserted = block.get("inserted")
     if inserted:
-        text["size"] = inserted["image"]["virtual-size"]
-        for key in ("ro", "drv", "detect_zeroes", "cache", "iops", "bps"):
+        for key in ("virtual-size", "filename", "format"):
+            text[key] = inserted["image"][key]
+        for key in ("file", "ro", "drv", "detect_zeroes", "cache", "iops", "bps"):
             text[key] = inserted.get(key)
     return text
 
@@ -95,6 +96,10 @@ def drives_of(t, prefix, machine, line, name):
 def compare(t, machine, line):
     plain = drives_of(t, [], machine, line, "plain")
     ours = drives_of(t, [program("qemu-sidecar")], machine, line, "sidecar")
+    served = t.run(program("qemu-sidecar"), "--print-qemu-command", QEMU, "-M",
+                   *machine.split(), *line.split())
+    assert "stays QEMU's own" not in served, served
+    assert " file=" not in served, served
     for want, got in zip(plain, ours):
         equal(got, want, f"-M {machine} {line}: {want['device']}")
     equal(len(ours), len(plain), f"-M {machine} {line}: number of drives")
