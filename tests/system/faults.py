@@ -10,7 +10,7 @@ import resource
 import signal
 import subprocess
 
-from lib.backup import backup, extract, image, leftovers, wait_backup
+from lib.backup import Cut, backup, extract, image, leftovers, wait_backup
 from lib.tap import contains, equal, main, test, wait_for
 from lib.vm import VM
 
@@ -194,6 +194,72 @@ def an_image_cut_short_fails_the_backup_and_not_the_guest(t):
     failed_backup(vm, out + "/a.vma", "drive1")
     equal(leftovers(out), [])
     backup(vm, out + "/b.vma", devlist="drive0")
+    vm.quit()
+
+
+def faulty_vm(t, rules, size=SIZE, **options):
+    """A VM with one drive "bad" whose file fails as told (block/fault.c)."""
+    path = fill(t.path("bad.raw"), size)
+    return VM(t, drives=[f"file=fault:{rules}:{path},format=raw,if=virtio,id=bad"],
+              **options).start()
+
+
+@test
+def an_unreadable_sector_fails_the_backup_and_not_the_guest(t):
+    vm = faulty_vm(t, "read/5000=EIO", sizes=[SIZE], guest=False)
+    out = out_folder(t)
+    message = failed_backup(vm, out + "/a.vma", "bad", "input/output error")
+    contains(message, str(5000 * 512 // 65536 * 65536))  # where
+    equal(leftovers(out), [])
+    backup(vm, out + "/b.vma", devlist="drive0")
+    vm.quit()
+
+
+@test
+def an_unreadable_sector_under_a_guests_write_fails_only_the_backup(t):
+    """Copy-before-write cannot read what the guest is about to overwrite: the
+    guest's write must succeed all the same."""
+    vm = faulty_vm(t, "read/5000-5127=EIO", guest=True)
+    out = out_folder(t)
+    # nothing but the guest's write gets that far within the test
+    vm.qmp("backup", backup_file=out + "/a.vma", speed=65536)
+    vm.guest.run("dd if=/dev/zero of=/dev/vda bs=4096 seek=625 count=1 conv=fsync")
+    contains(wait_backup(vm.qmp, "error")["errmsg"], "bad")
+    equal(leftovers(out), [])
+    vm.guest.run("dd if=/dev/zero of=/dev/vda bs=4096 seek=626 count=1 conv=fsync")
+    vm.quit()
+
+
+@test
+def a_slow_disk_is_only_slow(t):
+    vm = faulty_vm(t, "read=2ms,,write=2ms,,flush=10ms", guest=True)
+    cut = Cut(vm.guest, 5, 200, [SIZE])
+    vm.guest.run("dd if=/dev/zero of=/dev/vda bs=64k conv=fsync", status=1)
+    cut.start("vda")
+    vm.guest.wait("seq", 30)
+    cut.before()
+    vm.qmp("backup", backup_file=t.path("a.vma"))
+    cut.after()
+    wait_backup(vm.qmp)
+    vm.guest.stop("seq")
+    vm.quit()
+    cut.check([image(extract(t, t.path("a.vma")), "bad")])
+
+
+@test
+def a_full_disk_under_the_guest_pauses_it_and_it_goes_on(t):
+    """As with QEMU's own drives: no space stops the VM (werror=enospc)."""
+    vm = faulty_vm(t, "write#3=ENOSPC", guest=True)
+    vm.qmp("query-status")
+    vm.guest.start("seq", "seq", 1, 100, "vda")
+    event = vm.qmp.wait_event("BLOCK_IO_ERROR")
+    equal(event["data"]["nospace"], True, "nospace")
+    wait_for(lambda: vm.qmp("query-status")["status"] == "io-error", "the pause")
+    # a paused VM can be backed up
+    backup(vm, t.path("a.vma"))
+    vm.qmp("cont")
+    vm.guest.wait("seq", 50)
+    vm.guest.stop("seq")
     vm.quit()
 
 
