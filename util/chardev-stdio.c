@@ -9,7 +9,7 @@
  *
  * A terminal is put into the mode that QEMU uses.  It is given back
  *   - at exit (atexit) and in chardev_free,
- *   - on signals that would kill us and that nobody else catches,
+ *   - on signals that would kill us,
  *   - on SIGTSTP, before we stop; SIGCONT takes it again, if we are then in the
  *     foreground (in the background tcsetattr would only stop us again).
  * The functions that signal handlers use touch only the static state below,
@@ -38,10 +38,11 @@ static struct {
     bool atexit_done;
     bool allow_signal;
     const Chardev *owner;
+    struct sigaction old[NSIG];        /* before fatal_handler */
 } stdio;
 
-static const int fatal_signals[] = { SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGABRT,
-                                     SIGBUS, SIGFPE, SIGSEGV, SIGTERM };
+static const int fatal_signals[] = { SIGQUIT, SIGILL, SIGABRT, SIGBUS, SIGFPE,
+                                     SIGSEGV, SIGHUP, SIGINT, SIGTERM };
 
 void chardev_stdio_restore(void)
 {
@@ -77,11 +78,15 @@ static void take_terminal(void)
     errno = saved;
 }
 
-/* SA_RESETHAND: the second time it does what it would have done. */
-static void fatal_handler(int sig)
+/* Then what would have been done without us: a fault comes again when we
+ * return, anything else is sent again. */
+static void fatal_handler(int sig, siginfo_t *info, void *context)
 {
     chardev_stdio_restore();
-    raise(sig);
+    sigaction(sig, &stdio.old[sig], NULL);
+    if (info->si_code <= 0) {
+        raise(sig);
+    }
 }
 
 static void tstp_handler(int sig)
@@ -106,14 +111,36 @@ static void cont_handler(int sig)
     take_terminal();
 }
 
-/* Catch @sig unless somebody else does. */
-static void catch_if_default(int sig, void (*handler)(int), int flags)
+static bool is_default(int sig)
 {
-    struct sigaction sa = { .sa_handler = handler, .sa_flags = flags }, old;
+    struct sigaction sa;
+
+    return sigaction(sig, NULL, &sa) == 0 && !(sa.sa_flags & SA_SIGINFO) &&
+           sa.sa_handler == SIG_DFL;
+}
+
+/* Before whoever catches it now (a sanitizer, say), but not if that is us, or
+ * if it is ignored, or if it asks for a clean end that somebody sees to. */
+static void catch_fatal(int sig)
+{
+    struct sigaction sa = { .sa_sigaction = fatal_handler,
+                            .sa_flags = SA_SIGINFO }, old;
+    bool asks = sig == SIGHUP || sig == SIGINT || sig == SIGTERM;
 
     sigemptyset(&sa.sa_mask);
-    if (sigaction(sig, NULL, &old) == 0 && !(old.sa_flags & SA_SIGINFO) &&
-        old.sa_handler == SIG_DFL) {
+    if (sigaction(sig, NULL, &old) == 0 && old.sa_handler != SIG_IGN &&
+        old.sa_sigaction != fatal_handler && (!asks || is_default(sig))) {
+        stdio.old[sig] = old;
+        sigaction(sig, &sa, NULL);
+    }
+}
+
+static void catch_if_default(int sig, void (*handler)(int))
+{
+    struct sigaction sa = { .sa_handler = handler, .sa_flags = SA_RESTART };
+
+    sigemptyset(&sa.sa_mask);
+    if (is_default(sig)) {
         sigaction(sig, &sa, NULL);
     }
 }
@@ -125,11 +152,10 @@ static void install_handlers(void)
         atexit(chardev_stdio_restore);
     }
     for (size_t i = 0; i < G_N_ELEMENTS(fatal_signals); i++) {
-        catch_if_default(fatal_signals[i], fatal_handler,
-                         SA_RESETHAND | SA_NODEFER);
+        catch_fatal(fatal_signals[i]);
     }
-    catch_if_default(SIGTSTP, tstp_handler, SA_RESTART);
-    catch_if_default(SIGCONT, cont_handler, SA_RESTART);
+    catch_if_default(SIGTSTP, tstp_handler);
+    catch_if_default(SIGCONT, cont_handler);
 }
 
 /* A non-blocking descriptor for what @fd is open on. */
