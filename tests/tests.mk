@@ -18,19 +18,19 @@ deps-check deps-demo: deps-%:
 # Everything, ended by prove's summary.  The slow ones first, so that the last
 # minute is not spent waiting for one of them.
 check: deps-check
-	@$(AGAIN) all tools guest check-headers $(UNIT)
+	@$(AGAIN) all tools guest check-headers $(UNIT) $(FUZZ)
 	$(PROVE) $(SYSTEM) $(UNIT)
 
 # Unit tests are GLib's and speak TAP; prove runs them.
 check-unit: $(UNIT)
 	$(PROVE) $(UNIT)
 
-check-system: all tools guest
+check-system: all tools guest $(FUZZ)
 	$(PROVE) $(SYSTEM)
 
 # The same tests with many more rounds, and those that are only for this.
 check-long: deps-check
-	@$(AGAIN) all tools guest
+	@$(AGAIN) all tools guest $(FUZZ)
 	SIDECAR_TEST_LONG=1 SIDECAR_TIMEOUT_SCALE=20 $(PROVE) $(SYSTEM)
 
 # The small guest of the system tests (a kernel and an initramfs).

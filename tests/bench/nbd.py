@@ -5,6 +5,7 @@ nbd engine), in turns.  Prints a row of a Markdown table for each pattern:
 what, ours, qemu-nbd's, ratio of the medians (more is better), spread.
 
     nbd.py [--runs N] [--seconds S] [--size MiB] [--dir DIR] [--only WORDS]
+           [--depths N,N] [--quick]
 """
 
 import argparse
@@ -115,7 +116,10 @@ def main():
     parser.add_argument("--dir", default=BUILD)
     parser.add_argument("--only", default="", help="rows with all these words")
     parser.add_argument("--depths", default="1,16")
+    parser.add_argument("--quick", action="store_true", help="no figures to be had")
     args = parser.parse_args()
+    if args.quick:
+        args.runs, args.seconds, args.size = 1, 0.3, 64
     if not shutil.which("fio") or not shutil.which("qemu-nbd"):
         sys.exit("nbd.py: fio and qemu-nbd are needed")
     args.tmp = tempfile.mkdtemp(prefix="nbd-bench-", dir=args.dir)
