@@ -67,11 +67,10 @@ void hmp_info_backup(HmpContext *ctx, const HmpArgs *args)
         hmp_report_error(ctx, err);
         return;
     }
-    g_string_append_printf(out, "Backup status: %s%s%s%s\n",
+    g_string_append_printf(out, "Backup status: %s%s%s\n",
                            BackupState_str(info->status),
                            info->errmsg ? " - " : "",
-                           info->errmsg ? info->errmsg : "",
-                           info->finishing ? " (finishing)" : "");
+                           info->errmsg ? info->errmsg : "");
     append_time(out, "Start time", info->start_time);
     if (info->has_end_time) {
         append_time(out, "End time", info->end_time);
@@ -81,4 +80,7 @@ void hmp_info_backup(HmpContext *ctx, const HmpArgs *args)
                            info->backup_file, info->uuid, info->total);
     append_share(out, "Transferred bytes", info->transferred, info->total);
     append_share(out, "Zero bytes", info->zero_bytes, info->total);
+    if (info->has_finishing && info->finishing) {
+        g_string_append(out, "Finishing: the rest of the archive is being written\n");
+    }
 }

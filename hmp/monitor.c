@@ -88,14 +88,17 @@ static void put_output(HmpMonitor *hmp)
     g_string_truncate(hmp->ctx.out, 0);
 }
 
-/* `quit' that QEMU had nothing to say against: as with QEMU, no prompt comes
- * any more. */
-static bool has_quit(const HmpMonitor *hmp)
+/* `quit' that QEMU had nothing to say against (it may be gone before it
+ * answers): as with QEMU, no prompt comes any more. */
+static bool has_quit(HmpMonitor *hmp)
 {
     g_auto(GStrv) words = hmp_args_words(hmp->line);
 
-    return !hmp->error && !hmp->ctx.out->len && words && words[0] &&
-           hmp_name_matches("quit|q", words[0]);
+    if (!words || !words[0] || !hmp_name_matches("quit|q", words[0])) {
+        return false;
+    }
+    g_clear_error(&hmp->error);
+    return hmp->ctx.out->len == 0;
 }
 
 static void run_done(void *opaque)

@@ -301,6 +301,40 @@ static void test_unix_path_taken(void)
     g_rmdir(dir);
 }
 
+static void test_abstract(void)
+{
+    for (int tight = 0; tight < 2; tight++) {
+        g_autoptr(GError) err = NULL;
+        g_autoptr(SocketAddress) addr = socket_address_new(SOCKET_ADDRESS_UNIX);
+        g_autofree char *spec = NULL, *name = NULL;
+        Chardev *chr;
+        Log log;
+        int fd;
+
+        log_init(&log);
+        addr->path = g_strdup_printf("test-chardev-%d-%d", (int)getpid(), tight);
+        addr->abstract = true;
+        addr->tight = tight;
+        spec = g_strdup_printf("socket,id=x,path=%s,abstract=on,tight=%s,server=on,"
+                               "wait=off", addr->path, tight ? "on" : "off");
+        chr = chardev_new(spec, true, &err);
+        g_assert_no_error(err);
+        g_assert_cmpstr(chardev_id(chr), ==, "x");
+        name = chardev_describe(chr);
+        g_assert_nonnull(strstr(name, ",abstract=on,server=on"));
+        chardev_set_handlers(chr, &log_handlers, &log);
+        fd = socket_connect(addr, -1, &err);
+        g_assert_no_error(err);
+        run_until(log.opened == 1);
+        addr->tight = !tight; /* another name */
+        g_assert_cmpint(socket_connect(addr, -1, NULL), ==, -1);
+        close(fd);
+        run_until(log.closed == 1);
+        chardev_free(chr);
+        log_clear(&log);
+    }
+}
+
 static void send_fds(int sock, const int *fds, size_t n, const char *text)
 {
     char control[CMSG_SPACE(sizeof(int) * 4)] = { 0 };
@@ -730,6 +764,7 @@ int main(int argc, char **argv)
     g_test_add_func("/chardev/open-errors", test_open_errors);
     g_test_add_func("/chardev/unix-clients", test_unix_clients);
     g_test_add_func("/chardev/unix-path-taken", test_unix_path_taken);
+    g_test_add_func("/chardev/abstract", test_abstract);
     g_test_add_func("/chardev/passed-fds", test_passed_fds);
     g_test_add_func("/chardev/overflow", test_overflow);
     g_test_add_func("/chardev/slow-reader-gets-all", test_slow_reader_gets_all);

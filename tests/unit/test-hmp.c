@@ -106,7 +106,8 @@ static void fake_send(void *opaque, const char *command, json_object *args,
                                   json_object_get_string(line),
                                   json_object_get_int(cpu));
     }
-    if (!r->sent || strcmp(r->sent, "die") != 0) { /* NULL: QEMU is gone */
+    /* NULL: QEMU is gone */
+    if (!r->sent || (strcmp(r->sent, "die") && strcmp(r->sent, "q"))) {
         r->reply = make_reply(command, args);
     }
     json_object_put(args);
@@ -423,15 +424,20 @@ static void test_set_ends_in_a_command(Fixture *f, gconstpointer data)
 
 static void test_quit_shows_no_prompt(Fixture *f, gconstpointer data)
 {
-    int fd = connect_client(f);
-    g_autofree char *text = NULL;
+    int fd = connect_client(f), other = connect_client(f);
+    g_autofree char *text = NULL, *text2 = NULL;
 
+    assert_says(fd, "quit now", "unknown\r\n");
     type(fd, "quit\r");
-    run_until(f->sent->len == 1 && f->set->running == 0);
+    type(other, "q\r"); /* QEMU ends before it answers */
+    run_until(f->sent->len == 3 && f->set->running == 0);
     g_clear_pointer(&f->set, monitor_set_free);
     text = read_until(fd, NULL);
+    text2 = read_until(other, NULL);
     g_assert_true(g_str_has_suffix(text, "quit\033[K\r\n"));
+    g_assert_cmpstr(text2, ==, "q\033[K\r\n");
     close(fd);
+    close(other);
 }
 
 static void test_password(Fixture *f, gconstpointer data)
