@@ -82,6 +82,12 @@ BlockNode *bdrv_open_protocol(const char *filename, int flags, GError **errp)
     const char *path;
     const BlockDriver *drv = bdrv_find_protocol(filename, &path, errp);
 
+    if (drv && drv != &bdrv_file && (flags & BDRV_O_PLAIN_FILE)) {
+        g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED,
+                    "'%s': an image must not name a '%s:' file", filename,
+                    drv->format_name);
+        return NULL;
+    }
     return drv ? open_node(bdrv_node_new(drv, path, flags), errp) : NULL;
 }
 

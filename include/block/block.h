@@ -45,6 +45,8 @@ typedef enum {
     BDRV_O_PROBED = 1 << 8,     /* format was guessed: raw refuses writes that
                                    turn sector 0 into another format's header */
     BDRV_O_NO_LOCK = 1 << 9,    /* do not take QEMU-compatible image locks */
+    BDRV_O_PLAIN_FILE = 1 << 10, /* the name came from an image: only a path (or
+                                    file:path) will do, no other protocol */
 } BdrvOpenFlags;
 
 typedef enum {

@@ -119,7 +119,7 @@ static void do_read(Run *r, int64_t offset, int64_t bytes)
 static void do_write(Run *r, int64_t offset, int64_t bytes)
 {
     uint8_t *buf = random_buffer(r);
-    int flags = g_rand_int_range(r->rand, 0, 4) ? 0 : BDRV_REQ_FUA;
+    int flags = g_rand_int_range(r->rand, 0, 20) ? 0 : BDRV_REQ_FUA;
 
     flags |= g_rand_int_range(r->rand, 0, 4) ? 0 : BDRV_REQ_SERIALISING;
     block_test_fill(buf, bytes, g_rand_int(r->rand));
@@ -233,6 +233,8 @@ static void run_random(const Mode *mode, const char *dir, int64_t size)
 {
     g_autofree char *path = block_test_path(dir, "random.raw");
     g_autofree char *name = g_strconcat(mode->prefix, path, NULL);
+    /* Every write to the disk itself takes its time. */
+    int rounds = mode->flags & BDRV_O_WRITETHROUGH ? 50 : 250;
     Run r = {
         .size = size,
         .shadow = g_malloc0(MAX_SIZE),
@@ -248,7 +250,7 @@ static void run_random(const Mode *mode, const char *dir, int64_t size)
     block_test_fill(r.shadow, size, mode->format || !size ? 7 : 8);
     r.bs = block_test_open(name, mode->format,
                      mode->flags | BDRV_O_RDWR | BDRV_O_UNMAP);
-    for (int i = 0; i < 250; i++) {
+    for (int i = 0; i < rounds; i++) {
         do_something(&r);
     }
     bdrv_unref(r.bs);
@@ -356,6 +358,22 @@ static void test_names(void)
     g_assert_null(bdrv_open("nbd:localhost:10809", NULL, 0, &err));
     g_assert_error(err, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED);
     g_assert_nonnull(strstr(err->message, "'nbd'"));
+    g_clear_error(&err);
+    block_test_dir_remove(dir);
+}
+
+/* A name out of an image's header leads to a file and nowhere else. */
+static void test_plain_file(void)
+{
+    char *dir = block_test_dir_new();
+    g_autofree char *path = block_test_path(dir, "a.raw");
+    g_autofree char *fault = g_strconcat("fault:any=EIO:", path, NULL);
+    GError *err = NULL;
+
+    block_test_file_new(path, 3000, 1);
+    bdrv_unref(block_test_open(path, "raw", BDRV_O_PLAIN_FILE));
+    g_assert_null(bdrv_open(fault, "raw", BDRV_O_PLAIN_FILE, &err));
+    g_assert_error(err, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED);
     g_clear_error(&err);
     block_test_dir_remove(dir);
 }
@@ -615,6 +633,7 @@ int main(int argc, char **argv)
     g_test_add_func("/block/ranges", test_ranges);
     g_test_add_func("/block/read-only", test_read_only);
     g_test_add_func("/block/names", test_names);
+    g_test_add_func("/block/plain-file", test_plain_file);
     g_test_add_func("/block/create", test_create);
     g_test_add_func("/block/inactivate", test_inactivate);
     g_test_add_func("/block/inactivate/flush-fails", test_inactivate_fails);
