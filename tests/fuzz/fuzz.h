@@ -58,7 +58,8 @@ static void fuzz_change(GRand *rand, GByteArray *b, GPtrArray *seeds)
         break;
     case 1: /* the low bytes of a big-endian number */
     case 2:
-        n = MIN(left, 1U << g_rand_int_range(rand, 0, 4));
+        n = 1U << g_rand_int_range(rand, 0, 4);
+        n = MIN(n, left); /* MIN looks at its arguments twice */
         if (n > 0) {
             memcpy(b->data + at, (uint8_t *)&v + 8 - n, n);
         }
