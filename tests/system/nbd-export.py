@@ -71,7 +71,7 @@ def nbdinfo_sees_everything_that_is_offered(t):
     image = make_image(t.path("i"), 5 * MiB + 512)
     server = NbdServer(t, "-f", "raw", f"disk={image}",
                        f"other={make_image(t.path('j'), 3)}")
-    info = json.loads(t.run("nbdinfo", "--json", server.uri("disk")))
+    info = json.loads(t.run("nbdinfo", "--json", "--no-content", server.uri("disk")))
     equal(info["protocol"], "newstyle-fixed")
     equal(info["structured"], True)
     export = info["exports"][0]

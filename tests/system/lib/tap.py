@@ -52,8 +52,9 @@ def program(name):
 
 
 def diag(text):
+    """To stderr, which prove shows."""
     for line in str(text).splitlines():
-        print("# " + line, flush=True)
+        print("# " + line, file=sys.stderr, flush=True)
 
 
 def wait_for(condition, what, deadline=SOON, interval=0.02):
