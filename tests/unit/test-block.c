@@ -618,6 +618,101 @@ static void test_threads(gconstpointer data)
     block_test_dir_remove(dir);
 }
 
+typedef struct {
+    BlockNode *bs;
+    uint32_t seed;
+    _Atomic uint64_t done; /* requests that succeeded */
+} Busy;
+
+/* Anywhere, in the image or behind it, until shut out. */
+static void *keep_busy(void *opaque)
+{
+    Busy *b = opaque;
+    GRand *rand = g_rand_new_with_seed(b->seed);
+    uint8_t buf[3000] = { 1 };
+    int ret = 0;
+
+    while (ret != -ENOMEDIUM) {
+        int64_t offset = g_rand_int_range(rand, 0, 20000);
+        int64_t bytes = g_rand_int_range(rand, 0, sizeof(buf));
+        int64_t n;
+
+        switch (g_rand_int_range(rand, 0, 6)) {
+        case 0:
+            ret = bdrv_pread(b->bs, offset, bytes, buf);
+            break;
+        case 1:
+            ret = bdrv_pwrite_zeroes(b->bs, offset, bytes, 0);
+            break;
+        case 2:
+            ret = bdrv_block_status(b->bs, offset, bytes + 1, &n);
+            ret = MIN(ret, 0);
+            break;
+        case 3:
+            ret = bdrv_allocated_size(b->bs);
+            ret = MIN(ret, 0);
+            break;
+        default:
+            ret = bdrv_pwrite(b->bs, offset, bytes, buf, 0);
+            break;
+        }
+        g_assert_true(ret == 0 || ret == -EINVAL || ret == -ENOSPC ||
+                      ret == -ENOMEDIUM);
+        b->done += ret == 0;
+    }
+    g_rand_free(rand);
+    return NULL;
+}
+
+static void wait_until_busy(Busy *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint64_t before = b[i].done;
+
+        while (b[i].done < before + 3) {
+            g_usleep(10);
+        }
+    }
+}
+
+/* No request slips behind an end that moves; after the end nobody gets in. */
+static void test_resize_while_busy(gconstpointer data)
+{
+    const char *prefix = data;
+    char *dir = block_test_dir_new();
+    g_autofree char *path = block_test_path(dir, "a.raw");
+    g_autofree char *name = g_strconcat(prefix, path, NULL);
+    g_autoptr(BlockNode) bs = NULL;
+    GThread *threads[WRITERS];
+    Busy b[WRITERS];
+    GError *err = NULL;
+    GStatBuf st;
+
+    block_test_file_new(path, 15000, 1);
+    bs = block_test_open(name, "raw", BDRV_O_RDWR);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        b[i] = (Busy){ .bs = bs, .seed = g_test_rand_int() };
+        threads[i] = g_thread_new("busy", keep_busy, &b[i]);
+    }
+    for (unsigned i = 0; i < 60; i++) {
+        int64_t size = g_test_rand_int_range(9000, 20000);
+
+        wait_until_busy(b, WRITERS);
+        bdrv_truncate(bs, size, &err);
+        g_assert_no_error(err);
+        g_assert_cmpint(g_stat(path, &st), ==, 0);
+        g_assert_cmpint(st.st_size, ==, size);
+    }
+    wait_until_busy(b, WRITERS);
+    g_assert_true(bdrv_inactivate(bs, &err));
+    for (unsigned i = 0; i < WRITERS; i++) {
+        g_thread_join(threads[i]);
+    }
+    g_assert_cmpint(g_stat(path, &st), ==, 0);
+    g_assert_cmpint(st.st_size, ==, bdrv_length(bs));
+    block_test_dir_remove(dir);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -630,6 +725,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(random, &modes[i], test_random);
         g_test_add_data_func(threads, &modes[i], test_threads);
     }
+    g_test_add_data_func("/block/resize-while-busy", "", test_resize_while_busy);
+    g_test_add_data_func("/block/resize-while-busy/blocks-of-4096",
+                         "fault:align=4096:", test_resize_while_busy);
     g_test_add_func("/block/ranges", test_ranges);
     g_test_add_func("/block/read-only", test_read_only);
     g_test_add_func("/block/names", test_names);
