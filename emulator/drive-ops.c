@@ -136,11 +136,44 @@ static bool show_size_to_qemu(Sidecar *sc, const char *device, int64_t size,
     nbd_server_drop_clients(sc->nbd, device);
     g_free(emu_hmp_call(sc->emu, line, NULL));
     json_object_object_add(args, "size", json_object_new_int64(size));
-    if (!call(sc, "block_resize", args, errp)) {
-        g_prefix_error(errp, "the image was resized, but not the guest's disk: ");
+    return call(sc, "block_resize", args, errp);
+}
+
+/* QEMU 7.2 dies of an assertion when an image is resized that it has not got
+ * yet: while it waits for a migration. */
+static bool qemu_owns_disks(Sidecar *sc, GError **errp)
+{
+    json_object *status = emu_qmp_call(sc->emu, "query-status", NULL, errp);
+    bool waits;
+
+    if (!status) {
         return false;
     }
-    return true;
+    waits = !strcmp(member(status, "status"), "inmigrate");
+    json_object_put(status);
+    if (waits) {
+        error_set(errp, "the VM waits for a migration to come in");
+    }
+    return !waits;
+}
+
+/* What QEMU could not be told of growth is taken back: nobody has used it. */
+static bool resize(Sidecar *sc, BlockBackend *blk, BlockNode *node,
+                   int64_t size, GError **errp)
+{
+    int64_t before = bdrv_length(node);
+
+    if (!qemu_owns_disks(sc, errp) ||
+        !truncate_drained(blk, node, size, errp)) {
+        return false;
+    }
+    if (show_size_to_qemu(sc, blk_name(blk), size, errp)) {
+        return true;
+    }
+    if (size > before && truncate_drained(blk, node, before, NULL)) {
+        nbd_server_drop_clients(sc->nbd, blk_name(blk));
+    }
+    return false;
 }
 
 bool emu_block_resize(Sidecar *sc, const char *device, int64_t size,
@@ -158,13 +191,11 @@ bool emu_block_resize(Sidecar *sc, const char *device, int64_t size,
     if (!blk) {
         return false;
     }
-    size = (size + SECTOR - 1) / SECTOR * SECTOR;
     node = blk_get_node(blk);
     if (!node) {
         error_set(errp, "Device '%s' has no medium", device);
     } else {
-        ok = truncate_drained(blk, node, size, errp) &&
-             show_size_to_qemu(sc, device, size, errp);
+        ok = resize(sc, blk, node, (size + SECTOR - 1) / SECTOR * SECTOR, errp);
     }
     blk_release(blk);
     return ok;
