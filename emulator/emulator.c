@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -350,8 +351,8 @@ void emu_free(Emulator *emu)
 /* ---- waiting for an answer ------------------------------------------ */
 
 typedef struct {
-    GMutex lock;
-    GCond cond;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
     bool done;
     EmuVmState *hiding; /* told when the reply is there; or NULL */
     json_object *reply; /* the value of "return", cut out of its object */
@@ -395,7 +396,7 @@ static void on_call_reply(void *opaque, json_object *reply)
     if (call->hiding) {
         emu_vm_state_hide(call->hiding, false);
     }
-    g_mutex_lock(&call->lock);
+    pthread_mutex_lock(&call->lock);
     if (!reply) {
         error_set(&call->error, "QEMU has ended");
     } else if (json_object_object_get_ex(reply, "error", &value)) {
@@ -405,8 +406,8 @@ static void on_call_reply(void *opaque, json_object *reply)
         json_object_object_del(reply, "return");
     }
     call->done = true;
-    g_cond_signal(&call->cond);
-    g_mutex_unlock(&call->lock);
+    pthread_cond_signal(&call->cond);
+    pthread_mutex_unlock(&call->lock);
 }
 
 json_object *emu_qmp_call_full(Emulator *emu, const char *command,
@@ -415,19 +416,19 @@ json_object *emu_qmp_call_full(Emulator *emu, const char *command,
 {
     Call call = {.hiding = hidden ? emu->vm_state : NULL};
 
-    g_mutex_init(&call.lock);
-    g_cond_init(&call.cond);
+    pthread_mutex_init(&call.lock, NULL);
+    pthread_cond_init(&call.cond, NULL);
     if (hidden) {
         emu_vm_state_hide(emu->vm_state, true);
     }
     emu_qmp_send(emu, command, args, &fd, fd >= 0, on_call_reply, &call);
-    g_mutex_lock(&call.lock);
+    pthread_mutex_lock(&call.lock);
     while (!call.done) {
-        g_cond_wait(&call.cond, &call.lock);
+        pthread_cond_wait(&call.cond, &call.lock);
     }
-    g_mutex_unlock(&call.lock);
-    g_mutex_clear(&call.lock);
-    g_cond_clear(&call.cond);
+    pthread_mutex_unlock(&call.lock);
+    pthread_mutex_destroy(&call.lock);
+    pthread_cond_destroy(&call.cond);
     if (call.error) {
         g_propagate_error(errp, call.error);
     }

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -45,7 +46,7 @@ struct InnerQmp {
     guint in_source, out_source;
     json_tokener *tok;
 
-    GMutex lock; /* a leaf */
+    pthread_mutex_t lock; /* a leaf */
     GQueue out;           /* Message * */
     GHashTable *pending;  /* id (GSIZE_TO_POINTER) → Pending * */
     size_t next_id;
@@ -70,16 +71,16 @@ static void set_gone(InnerQmp *qmp, const char *why)
 {
     GList *all;
 
-    g_mutex_lock(&qmp->lock);
+    pthread_mutex_lock(&qmp->lock);
     if (qmp->gone) {
-        g_mutex_unlock(&qmp->lock);
+        pthread_mutex_unlock(&qmp->lock);
         return;
     }
     qmp->gone = true;
     all = g_hash_table_get_values(qmp->pending);
     g_hash_table_steal_all(qmp->pending);
     g_queue_clear_full(&qmp->out, message_free);
-    g_mutex_unlock(&qmp->lock);
+    pthread_mutex_unlock(&qmp->lock);
 
     g_clear_handle_id(&qmp->in_source, g_source_remove);
     g_clear_handle_id(&qmp->out_source, g_source_remove);
@@ -100,9 +101,9 @@ static void handle_reply(InnerQmp *qmp, json_object *reply, json_object *id)
     void *key = GSIZE_TO_POINTER((size_t)json_object_get_int64(id));
     Pending *p = NULL;
 
-    g_mutex_lock(&qmp->lock);
+    pthread_mutex_lock(&qmp->lock);
     g_hash_table_steal_extended(qmp->pending, key, NULL, (void **)&p);
-    g_mutex_unlock(&qmp->lock);
+    pthread_mutex_unlock(&qmp->lock);
     if (p) {
         p->cb(p->opaque, reply);
         g_free(p);
@@ -225,14 +226,14 @@ static void flush(InnerQmp *qmp)
 {
     bool more;
 
-    g_mutex_lock(&qmp->lock);
+    pthread_mutex_lock(&qmp->lock);
     qmp->kicked = false;
     while (!g_queue_is_empty(&qmp->out) &&
            send_message(qmp, g_queue_peek_head(&qmp->out))) {
         message_free(g_queue_pop_head(&qmp->out));
     }
     more = !g_queue_is_empty(&qmp->out);
-    g_mutex_unlock(&qmp->lock);
+    pthread_mutex_unlock(&qmp->lock);
     if (more && !qmp->out_source) {
         qmp->out_source = g_unix_fd_add(qmp->fd, G_IO_OUT | G_IO_HUP,
                                         on_writable, qmp);
@@ -315,9 +316,9 @@ void inner_qmp_send(InnerQmp *qmp, const char *command, json_object *args,
     Pending *p;
     bool kick;
 
-    g_mutex_lock(&qmp->lock);
+    pthread_mutex_lock(&qmp->lock);
     if (qmp->gone) {
-        g_mutex_unlock(&qmp->lock);
+        pthread_mutex_unlock(&qmp->lock);
         json_object_put(args);
         answer_later(cb, opaque);
         return;
@@ -330,7 +331,7 @@ void inner_qmp_send(InnerQmp *qmp, const char *command, json_object *args,
                                              n_fds));
     kick = !qmp->kicked;
     qmp->kicked = true;
-    g_mutex_unlock(&qmp->lock);
+    pthread_mutex_unlock(&qmp->lock);
     if (kick) {
         g_idle_add_full(G_PRIORITY_DEFAULT, on_kick, qmp, NULL);
     }
@@ -351,7 +352,7 @@ InnerQmp *inner_qmp_new(int fd, const InnerQmpHandlers *h, void *opaque)
     qmp->opaque = opaque;
     qmp->fd = fd;
     qmp->tok = json_tokener_new_ex(QMP_DEPTH_LIMIT);
-    g_mutex_init(&qmp->lock);
+    pthread_mutex_init(&qmp->lock, NULL);
     g_queue_init(&qmp->out);
     qmp->pending = g_hash_table_new(g_direct_hash, g_direct_equal);
     qmp->in_source = g_unix_fd_add(fd, G_IO_IN | G_IO_HUP, on_readable, qmp);
@@ -369,6 +370,6 @@ void inner_qmp_free(InnerQmp *qmp)
     close(qmp->fd);
     json_tokener_free(qmp->tok);
     g_hash_table_unref(qmp->pending);
-    g_mutex_clear(&qmp->lock);
+    pthread_mutex_destroy(&qmp->lock);
     g_free(qmp);
 }
