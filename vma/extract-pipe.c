@@ -13,6 +13,7 @@
 #include "extract.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -46,8 +47,8 @@ typedef struct {
     uint64_t zero_bytes;
 
     /* Under lock. */
-    GMutex lock;
-    GCond cond;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
     GQueue filled, idle;
     bool stop;
     GError *error; /* the thread's first */
@@ -156,11 +157,11 @@ static Batch *take_filled(Pipe *p)
 {
     Batch *b;
 
-    g_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->lock);
     while (!(b = g_queue_pop_head(&p->filled)) && !p->stop) {
-        g_cond_wait(&p->cond, &p->lock);
+        pthread_cond_wait(&p->cond, &p->lock);
     }
-    g_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->lock);
     return b;
 }
 
@@ -174,11 +175,11 @@ static void *write_thread(void *opaque)
         for (unsigned i = 0; i < b->ops->len && !error; i++) {
             write_op(p, &g_array_index(b->ops, Op, i), &error);
         }
-        g_mutex_lock(&p->lock);
+        pthread_mutex_lock(&p->lock);
         p->error = error;
         g_queue_push_tail(&p->idle, b);
-        g_cond_broadcast(&p->cond);
-        g_mutex_unlock(&p->lock);
+        pthread_cond_broadcast(&p->cond);
+        pthread_mutex_unlock(&p->lock);
     }
     return NULL;
 }
@@ -190,11 +191,11 @@ static Batch *get_idle(Pipe *p)
 {
     Batch *b = NULL;
 
-    g_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->lock);
     while (!p->error && !(b = g_queue_pop_head(&p->idle))) {
-        g_cond_wait(&p->cond, &p->lock);
+        pthread_cond_wait(&p->cond, &p->lock);
     }
-    g_mutex_unlock(&p->lock);
+    pthread_mutex_unlock(&p->lock);
     if (b && !b->buf) {
         size_t len;
 
@@ -206,10 +207,10 @@ static Batch *get_idle(Pipe *p)
 
 static void give_filled(Pipe *p, Batch *b)
 {
-    g_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->lock);
     g_queue_push_tail(&p->filled, b);
-    g_cond_broadcast(&p->cond);
-    g_mutex_unlock(&p->lock);
+    pthread_cond_broadcast(&p->cond);
+    pthread_mutex_unlock(&p->lock);
 }
 
 /* Make one operation of what lies side by side. */
@@ -298,12 +299,12 @@ static void stop(Pipe *p, GThread *thread, bool drop)
 {
     Batch *b;
 
-    g_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->lock);
     while (drop && (b = g_queue_pop_head(&p->filled))) {
     }
     p->stop = true;
-    g_cond_broadcast(&p->cond);
-    g_mutex_unlock(&p->lock);
+    pthread_cond_broadcast(&p->cond);
+    pthread_mutex_unlock(&p->lock);
     g_thread_join(thread);
 }
 
@@ -317,8 +318,8 @@ static void pipe_clear(Pipe *p)
     }
     g_queue_clear(&p->filled);
     g_queue_clear(&p->idle);
-    g_mutex_clear(&p->lock);
-    g_cond_clear(&p->cond);
+    pthread_mutex_destroy(&p->lock);
+    pthread_cond_destroy(&p->cond);
 }
 
 bool extract_run(VmaSource *source, VmaReader *r, ExtractOutput *outputs,
@@ -328,8 +329,8 @@ bool extract_run(VmaSource *source, VmaReader *r, ExtractOutput *outputs,
     GThread *thread;
     bool ok;
 
-    g_mutex_init(&p.lock);
-    g_cond_init(&p.cond);
+    pthread_mutex_init(&p.lock, NULL);
+    pthread_cond_init(&p.cond, NULL);
     g_queue_init(&p.filled);
     g_queue_init(&p.idle);
     for (unsigned i = 0; i < N_BATCHES; i++) {

@@ -22,9 +22,9 @@
 static struct {
     int fd;
     int signal; /* atomic; 0: none came */
-    GMutex lock;
+    pthread_mutex_t lock;
     VmaTarget *target; /* under lock */
-} interrupt = { .fd = -1 };
+} interrupt = { .fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static void *wait_for_signals(void *opaque)
 {
@@ -38,11 +38,11 @@ static void *wait_for_signals(void *opaque)
     if (write(interrupt.fd, &one, sizeof(one)) < 0) {
         _exit(128 + sig);
     }
-    g_mutex_lock(&interrupt.lock);
+    pthread_mutex_lock(&interrupt.lock);
     if (interrupt.target) {
         vma_target_cancel(interrupt.target);
     }
-    g_mutex_unlock(&interrupt.lock);
+    pthread_mutex_unlock(&interrupt.lock);
     while (sigwait(set, &sig) != 0) {
     }
     _exit(128 + sig);
@@ -85,12 +85,12 @@ bool interrupt_check(GError **errp)
 
 void interrupt_set_target(VmaTarget *target)
 {
-    g_mutex_lock(&interrupt.lock);
+    pthread_mutex_lock(&interrupt.lock);
     interrupt.target = target;
     if (target && g_atomic_int_get(&interrupt.signal)) {
         vma_target_cancel(target);
     }
-    g_mutex_unlock(&interrupt.lock);
+    pthread_mutex_unlock(&interrupt.lock);
 }
 
 bool interrupt_poll(int fd, short events, int timeout_ms, GError **errp)

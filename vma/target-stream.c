@@ -135,9 +135,9 @@ static bool open_fifo(VmaTarget *t, GError **errp)
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", t->path_fd);
     int err;
 
-    g_mutex_lock(&t->lock);
+    pthread_mutex_lock(&t->lock);
     t->opening = true;
-    g_mutex_unlock(&t->lock);
+    pthread_mutex_unlock(&t->lock);
     if (!vma_target_check(t, errp)) {
         return false;
     }
@@ -160,12 +160,12 @@ static void stream_cancel(VmaTarget *t)
 {
     g_autofree char *path = NULL;
 
-    g_mutex_lock(&t->lock);
+    pthread_mutex_lock(&t->lock);
     if (t->path_fd >= 0 && t->opening) {
         path = g_strdup_printf("/proc/self/fd/%d", t->path_fd);
         t->unblock_fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     }
-    g_mutex_unlock(&t->lock);
+    pthread_mutex_unlock(&t->lock);
 }
 
 static bool stream_write(VmaTarget *t, const void *buf, size_t len, GError **errp)

@@ -16,6 +16,7 @@
 #include "target.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -31,7 +32,7 @@ VmaTarget *vma_target_new(const VmaTargetOps *ops, const char *name)
     t->name = g_strdup(name);
     t->fd = t->dir_fd = t->pid_fd = t->path_fd = t->unblock_fd = -1;
     t->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    g_mutex_init(&t->lock);
+    pthread_mutex_init(&t->lock, NULL);
     return t;
 }
 
@@ -156,7 +157,7 @@ void vma_target_free(VmaTarget *t)
     if (t->cancel_fd >= 0) {
         close(t->cancel_fd);
     }
-    g_mutex_clear(&t->lock);
+    pthread_mutex_destroy(&t->lock);
     g_free(t->name);
     g_free(t);
 }

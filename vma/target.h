@@ -8,6 +8,7 @@
 #ifndef VMA_TARGET_H
 #define VMA_TARGET_H
 
+#include <pthread.h>
 #include <sys/types.h>
 #include "vma/vma.h"
 
@@ -50,7 +51,7 @@ struct VmaTarget {
     bool is_socket, is_regular;
     bool one_page;  /* fd may block: write what poll() promises, no more */
     int path_fd;    /* of a FIFO that is not open yet: O_PATH */
-    GMutex lock;    /* guards opening and unblock_fd */
+    pthread_mutex_t lock;    /* guards opening and unblock_fd */
     bool opening;
     int unblock_fd; /* read end that lets a blocked open() return */
 };

@@ -15,6 +15,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,8 +82,8 @@ struct VmaWriter {
     size_t header_len;
 
     /* Under lock. */
-    GMutex lock;
-    GCond cond;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
     GQueue filled, idle; /* of Extent */
     bool stop;           /* no more will be queued */
     GError *error;       /* the first */
@@ -96,7 +97,7 @@ static bool write_counted(VmaWriter *w, const void *buf, size_t len)
     GError *error = NULL;
     bool ok = vma_target_write(w->target, buf, len, &error);
 
-    g_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->lock);
     if (ok) {
         w->bytes += len;
     } else if (w->error) {
@@ -104,7 +105,7 @@ static bool write_counted(VmaWriter *w, const void *buf, size_t len)
     } else {
         w->error = error;
     }
-    g_mutex_unlock(&w->lock);
+    pthread_mutex_unlock(&w->lock);
     return ok;
 }
 
@@ -113,20 +114,20 @@ static Extent *take_filled(VmaWriter *w)
 {
     Extent *e;
 
-    g_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->lock);
     while (!(e = g_queue_pop_head(&w->filled)) && !w->stop) {
-        g_cond_wait(&w->cond, &w->lock);
+        pthread_cond_wait(&w->cond, &w->lock);
     }
-    g_mutex_unlock(&w->lock);
+    pthread_mutex_unlock(&w->lock);
     return e;
 }
 
 static void give_idle(VmaWriter *w, Extent *e)
 {
-    g_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->lock);
     g_queue_push_tail(&w->idle, e);
-    g_cond_broadcast(&w->cond);
-    g_mutex_unlock(&w->lock);
+    pthread_cond_broadcast(&w->cond);
+    pthread_mutex_unlock(&w->lock);
 }
 
 static void *writer_thread(void *opaque)
@@ -228,10 +229,10 @@ static void queue_extent(VmaWriter *w)
         fill_extent_header(w, e->buf + e->start + e->len, 0, e->digests);
         e->len += VMA_EXTENT_HEADER_SIZE;
     }
-    g_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->lock);
     g_queue_push_tail(&w->filled, e);
-    g_cond_broadcast(&w->cond);
-    g_mutex_unlock(&w->lock);
+    pthread_cond_broadcast(&w->cond);
+    pthread_mutex_unlock(&w->lock);
 }
 
 /* Make w->cur an empty extent, unless there is one.  Waits for the thread. */
@@ -242,14 +243,14 @@ static bool get_extent(VmaWriter *w, GError **errp)
     if (w->cur) {
         return true;
     }
-    g_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->lock);
     while (!w->error && !(e = g_queue_pop_head(&w->idle))) {
-        g_cond_wait(&w->cond, &w->lock);
+        pthread_cond_wait(&w->cond, &w->lock);
     }
     if (w->error) {
         g_propagate_error(errp, g_error_copy(w->error));
     }
-    g_mutex_unlock(&w->lock);
+    pthread_mutex_unlock(&w->lock);
     if (!e) {
         return false;
     }
@@ -410,8 +411,8 @@ VmaWriter *vma_writer_new(VmaTarget *target, const uint8_t uuid[16],
     g_byte_array_append(w->blobs, (const uint8_t *)"", 1);
     w->config_names_seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     w->budget = VMA_CLUSTERSET_BUDGET;
-    g_mutex_init(&w->lock);
-    g_cond_init(&w->cond);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->cond, NULL);
     g_queue_init(&w->filled);
     g_queue_init(&w->idle);
     for (unsigned i = 0; i < N_EXTENTS; i++) {
@@ -520,10 +521,10 @@ static bool all_clusters_put(VmaWriter *w, GError **errp)
 static void stop_thread(VmaWriter *w)
 {
     if (w->thread) {
-        g_mutex_lock(&w->lock);
+        pthread_mutex_lock(&w->lock);
         w->stop = true;
-        g_cond_broadcast(&w->cond);
-        g_mutex_unlock(&w->lock);
+        pthread_cond_broadcast(&w->cond);
+        pthread_mutex_unlock(&w->lock);
         g_thread_join(g_steal_pointer(&w->thread));
     }
 }
@@ -559,9 +560,9 @@ uint64_t vma_writer_bytes(const VmaWriter *w)
     VmaWriter *unlocked = (VmaWriter *)w;
     uint64_t bytes;
 
-    g_mutex_lock(&unlocked->lock);
+    pthread_mutex_lock(&unlocked->lock);
     bytes = w->bytes;
-    g_mutex_unlock(&unlocked->lock);
+    pthread_mutex_unlock(&unlocked->lock);
     return bytes;
 }
 
@@ -575,11 +576,11 @@ void vma_writer_free(VmaWriter *w)
     if (w->thread) {
         Extent *e;
 
-        g_mutex_lock(&w->lock);
+        pthread_mutex_lock(&w->lock);
         while ((e = g_queue_pop_head(&w->filled))) {
             g_queue_push_tail(&w->idle, e);
         }
-        g_mutex_unlock(&w->lock);
+        pthread_mutex_unlock(&w->lock);
         vma_target_cancel(w->target);
     }
     stop_thread(w);
@@ -595,8 +596,8 @@ void vma_writer_free(VmaWriter *w)
     g_byte_array_unref(w->blobs);
     g_hash_table_destroy(w->config_names_seen);
     g_clear_error(&w->error);
-    g_mutex_clear(&w->lock);
-    g_cond_clear(&w->cond);
+    pthread_mutex_destroy(&w->lock);
+    pthread_cond_destroy(&w->cond);
     g_free(w->header);
     g_free(w);
 }
