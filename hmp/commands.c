@@ -71,11 +71,32 @@ const HmpCommand hmp_commands[] = {
         .run = hmp_backup_cancel,
     },
     {
+        .name = "block_resize",
+        .args_type = "device:B,size:o",
+        .params = "device size",
+        .help = "resize a block image",
+        .run = hmp_block_resize,
+    },
+    {
+        .name = "change",
+        .args_type = "device:B,force:-f,target:F,arg:s?,read-only-mode:s?",
+        .params = "device [-f] filename [format [read-only-mode]]",
+        .help = "change a removable medium, optional format, use -f to force the operation",
+        .run = hmp_change,
+    },
+    {
         .name = "closefd",
         .args_type = "fdname:s",
         .params = "closefd name",
         .help = "close a file descriptor previously passed via SCM rights",
         .run = closefd,
+    },
+    {
+        .name = "eject",
+        .args_type = "force:-f,device:B",
+        .params = "[-f] device",
+        .help = "eject a removable medium (use -f to force it)",
+        .run = hmp_eject,
     },
     {
         .name = "getfd",

@@ -71,4 +71,9 @@ void hmp_backup(HmpContext *ctx, const HmpArgs *args);
 void hmp_backup_cancel(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_backup(HmpContext *ctx, const HmpArgs *args);
 
+/* block.c */
+void hmp_block_resize(HmpContext *ctx, const HmpArgs *args);
+void hmp_eject(HmpContext *ctx, const HmpArgs *args);
+void hmp_change(HmpContext *ctx, const HmpArgs *args);
+
 #endif

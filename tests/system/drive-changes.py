@@ -151,4 +151,43 @@ def a_floppy_that_may_be_written_to(t):
         equal(f.read(512), b"Z" * 512)
 
 
+@test
+def the_human_monitor_does_the_same(t):
+    one, two = medium(t, "one", 65), medium(t, "two", 66)
+    vm = VM(t, sizes=[MIB], guest=False, options=["-cdrom", one]).start()
+    equal(vm.hmp("block_resize drive0 3M"), "")
+    equal(os.path.getsize(vm.images[0]), 3 * MIB)
+    equal(vm.hmp(f"change ide2-cd0 {two} raw"), "")
+    reads_as(vm, "ide2-cd0", 66)
+    contains(vm.hmp("change ide2-cd0 /no/such"), "Error: ")
+    equal(vm.hmp("eject ide2-cd0"), "")
+    assert "inserted" not in block(vm, "ide2-cd0")
+    contains(vm.hmp("eject drive0"), "Error: Device 'drive0' is not removable")
+    vm.quit()
+
+
+@test
+def resize_works_where_qemu_has_locked_itself_in(t):
+    """QEMU has to connect anew: without rights, in another root."""
+    ways = [["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,"
+             "resourcecontrol=deny"]]
+    if os.geteuid() == 0:
+        ways += [["-runas", "nobody"], ["-runas", "nobody", "-chroot", t.dir]]
+    for i, options in enumerate(ways):
+        vm = VM(t, sizes=[MIB], guest=False, options=options, name=f"vm{i}").start()
+        vm.qmp("block_resize", device="drive0", size=2 * MIB)
+        equal(block(vm, "drive0")["inserted"]["image"]["virtual-size"], 2 * MIB)
+        vm.quit()
+
+
+@test
+def no_resize_while_qemu_waits_for_a_migration(t):
+    """QEMU 7.2 would die of it."""
+    vm = VM(t, sizes=[MIB], guest=False, options=["-incoming", "defer"]).start()
+    contains(vm.qmp.error("block_resize", device="drive0", size=2 * MIB).desc,
+             "migration")
+    equal(os.path.getsize(vm.images[0]), MIB)
+    vm.quit()
+
+
 main()
