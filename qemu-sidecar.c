@@ -21,6 +21,7 @@
 #include "emulator/drives.h"
 #include "emulator/guest-ram.h"
 #include "emulator/monitors.h"
+#include "migration/migration.h"
 #include "qapi/monitor.h"
 #include "sidecar.h"
 #include "util/error.h"
@@ -47,7 +48,7 @@ typedef struct {
 } Options;
 
 typedef struct {
-    Sidecar sc;
+    Sidecar sc;            /* first: a Sidecar * is a Program * */
     Options options;
     EmuCmdline *cl;
     EmuMonitors *monitors; /* chardevs, until they are served */
@@ -56,6 +57,7 @@ typedef struct {
     int signal_fd;
     guint signal_source;
     int wait_status;       /* QEMU's, once it has ended */
+    bool failed;           /* exit with 1 whatever QEMU does */
 } Program;
 
 static const char usage[] =
@@ -193,6 +195,53 @@ static void add_monitor(void *opaque, const EmuMonitor *monitor, Chardev *chr)
     }
 }
 
+static void on_migration_status(void *opaque, MigrationStatus status)
+{
+    Program *p = opaque;
+    json_object *data = json_object_new_object();
+
+    json_object_object_add(data, "status", json_object_new_string(
+                               migration_status_name(status)));
+    monitor_emit_event(p->sc.monitors, "MIGRATION", data);
+}
+
+/* The guest has come, or never will: then there is nothing to run here. */
+static void on_incoming(void *opaque, const GError *error)
+{
+    Program *p = opaque;
+
+    if (error) {
+        fprintf(stderr, "qemu-sidecar: incoming migration: %s\n",
+                error->message);
+        p->failed = true;
+        emu_signal(p->sc.emu, SIGTERM);
+    }
+}
+
+static bool incoming(Sidecar *sc, const char *uri, GError **errp)
+{
+    Program *p = (Program *)sc;
+    const char *fd = g_str_has_prefix(uri, "fd:") ? uri + strlen("fd:") : NULL;
+
+    if (!p->cl->incoming) {
+        error_set(errp, "'-incoming' was not specified on the command line");
+        return false;
+    }
+    return migration_incoming(sc->migration, uri, fd ? atoi(fd) : -1,
+                              on_incoming, p, errp);
+}
+
+static void start_incoming(Program *p)
+{
+    GError *error = NULL;
+
+    if (p->cl->incoming && strcmp(p->cl->incoming, "defer") &&
+        !incoming(&p->sc, p->cl->incoming, &error)) {
+        on_incoming(p, error);
+        g_error_free(error);
+    }
+}
+
 static void on_running(void *opaque)
 {
     Program *p = opaque;
@@ -201,6 +250,7 @@ static void on_running(void *opaque)
         guest_ram_attach(p->sc.ram, emu_pid(p->sc.emu));
     }
     emu_monitors_start(p->monitors, p->sc.emu, add_monitor, p);
+    start_incoming(p);
     if (p->daemon_fd >= 0) {
         daemon_ready(p->daemon_fd);
         p->daemon_fd = -1;
@@ -284,6 +334,22 @@ static void allow_pid(void *opaque, pid_t pid)
     nbd_server_allow_pid(p->sc.nbd, pid);
 }
 
+static void start_migration(Program *p)
+{
+    const MigrationConfig cfg = {
+        .emu = p->sc.emu,
+        .ram = p->sc.ram,
+        .ram_left = p->cl->ram_left,
+        .block = p->sc.block,
+        .cl = p->cl,
+        .on_status = on_migration_status,
+        .opaque = p,
+    };
+
+    p->sc.migration = migration_manager_new(&cfg);
+    p->sc.incoming = incoming;
+}
+
 static bool start_qemu(Program *p, GError **errp)
 {
     static const EmuHandlers handlers = {
@@ -325,6 +391,7 @@ static bool start_qemu(Program *p, GError **errp)
         start.environ = env = guest_ram_environ(p->sc.ram);
     }
     p->sc.monitors = monitor_set_new(&p->sc);
+    start_migration(p);
     return emu_start(p->sc.emu, &start, errp);
 }
 
@@ -334,10 +401,15 @@ static void open_ram(Program *p)
     g_autoptr(GError) error = NULL;
     const char *why = p->cl->ram_left;
 
+    if (!p->options.private_ram) {
+        p->sc.ram = guest_ram_open(p->cl, &error);
+    }
+    if (!p->sc.ram) {
+        g_clear_pointer(&p->cl->incoming, g_free); /* stays QEMU's */
+    }
     if (p->options.private_ram) {
         return;
     }
-    p->sc.ram = guest_ram_open(p->cl, &error);
     if (error) {
         why = error->message;
     }
@@ -355,6 +427,7 @@ static bool start(Program *p, GError **errp)
             return false;
         }
     }
+    open_ram(p);
     p->monitors = emu_monitors_open(p->cl, errp);
     p->sc.loop = g_main_loop_new(NULL, FALSE);
     p->sc.block = block_context_new();
@@ -363,7 +436,6 @@ static bool start(Program *p, GError **errp)
     }
     print_warnings(p->cl);
     p->sc.backup = backup_manager_new(p->sc.block);
-    open_ram(p);
     return catch_signals(p, errp) && start_nbd(p, errp) &&
            start_qemu(p, errp);
 }
@@ -380,7 +452,11 @@ static bool stop(Program *p)
     if (p->sc.backup) {
         backup_cancel(p->sc.backup);
     }
+    if (p->sc.migration) {
+        migration_manager_stop(p->sc.migration);
+    }
     g_clear_pointer(&p->sc.monitors, monitor_set_free);
+    g_clear_pointer(&p->sc.migration, migration_manager_free);
     g_clear_pointer(&p->monitors, emu_monitors_free);
     g_clear_pointer(&p->sc.backup, backup_manager_free);
     g_clear_pointer(&p->sc.nbd, nbd_server_free);
@@ -458,7 +534,7 @@ static int run(Program *p, const char *const *argv)
     }
     g_main_loop_run(p->sc.loop);
     ok = stop(p);
-    return exit_like(p->wait_status, ok);
+    return p->failed ? 1 : exit_like(p->wait_status, ok);
 }
 
 int main(int argc, char **argv)

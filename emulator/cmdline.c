@@ -148,6 +148,9 @@ static void note_flags(EmuCmdline *cl, EmuOption *opt)
     } else if (emu_option_is(opt, "pidfile")) {
         g_free(cl->pidfile);
         cl->pidfile = g_strdup(opt->arg);
+    } else if (emu_option_is(opt, "incoming")) {
+        g_free(cl->incoming);
+        cl->incoming = g_strdup(opt->arg);
     } else if (emu_option_is(opt, "echr")) {
         cl->escape = escape_key(opt->arg);
     } else if (emu_option_is(opt, "run-with")) {
@@ -191,6 +194,7 @@ void emu_cmdline_free(EmuCmdline *cl)
     g_ptr_array_unref(cl->monitors);
     g_ptr_array_unref(cl->ram);
     g_free(cl->ram_left);
+    g_free(cl->incoming);
     g_ptr_array_unref(cl->warnings);
     g_ptr_array_unref(cl->appended);
     g_free(cl->binary);
@@ -252,6 +256,18 @@ static void emit_option(GPtrArray *out, const EmuOption *opt)
     }
 }
 
+/* The stream comes to the sidecar, which tells QEMU when. */
+static void take_incoming(EmuCmdline *cl)
+{
+    for (guint i = 0; i < cl->options->len; i++) {
+        EmuOption *opt = emu_cmdline_option(cl, i);
+
+        if (emu_option_is(opt, "incoming")) {
+            emu_option_replace(opt, "-incoming", "defer");
+        }
+    }
+}
+
 char **emu_cmdline_argv(EmuCmdline *cl, const EmuRuntime *rt)
 {
     GPtrArray *out = g_ptr_array_new();
@@ -271,6 +287,9 @@ char **emu_cmdline_argv(EmuCmdline *cl, const EmuRuntime *rt)
                              mon->shared_id ? rt->shared_fd(rt->opaque, mon)
                                             : -1);
         }
+    }
+    if (rt->ram_fd) {
+        take_incoming(cl);
     }
     for (guint i = 0; rt->ram_fd && i < cl->ram->len; i++) {
         EmuRam *ram = g_ptr_array_index(cl->ram, i);

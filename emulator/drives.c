@@ -7,6 +7,8 @@
 #include "cmdline-internal.h"
 #include "util/error.h"
 
+#include <errno.h>
+
 #define SECTOR 512
 
 /* QEMU warns too, for images that the guest may write. */
@@ -41,12 +43,20 @@ static bool fill_last_sector(const EmuDrive *drive, BlockNode *node,
     return bdrv_truncate(node, length + SECTOR - rest, errp);
 }
 
+/* The image is still in use where the guest comes from. */
+static int waiting_flags(int flags)
+{
+    return (flags & ~BDRV_O_RDWR) | BDRV_O_NO_LOCK;
+}
+
 static bool open_drive(EmuCmdline *cl, EmuDrive *drive, BlockContext *ctx,
                        GError **errp)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(BlockNode) node =
-        bdrv_open(drive->filename, drive->format, drive->flags, &error);
+        bdrv_open(drive->filename, drive->format,
+                  cl->incoming ? waiting_flags(drive->flags) : drive->flags,
+                  &error);
     BlockBackend *blk;
 
     if (!node && g_error_matches(error, SIDECAR_ERROR,
@@ -100,6 +110,72 @@ bool emu_export_drives(const EmuCmdline *cl, BlockContext *ctx, NbdServer *nbd,
     return true;
 }
 
+bool emu_inactivate_drives(BlockContext *ctx, GError **errp)
+{
+    g_autoptr(GPtrArray) all = blk_all(ctx);
+
+    for (guint i = 0; i < all->len; i++) {
+        BlockBackend *blk = g_ptr_array_index(all, i);
+        g_autoptr(BlockNode) node = blk_get_node(blk);
+        bool ok;
+
+        if (!node) {
+            continue;
+        }
+        blk_drained_begin(&blk, 1);
+        ok = bdrv_inactivate(node, errp);
+        blk_drained_end(&blk, 1);
+        if (!ok) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static int active_flags(const EmuCmdline *cl, BlockBackend *blk,
+                        BlockNode *node)
+{
+    int flags = bdrv_open_flags(node);
+
+    for (guint i = 0; cl->incoming && i < cl->drives->len; i++) {
+        const EmuDrive *drive = g_ptr_array_index(cl->drives, i);
+
+        if (!drive->left && !g_strcmp0(drive->name, blk_name(blk))) {
+            flags &= ~BDRV_O_NO_LOCK;
+            flags |= drive->flags & (BDRV_O_RDWR | BDRV_O_NO_LOCK);
+        }
+    }
+    return flags;
+}
+
+bool emu_activate_drives(const EmuCmdline *cl, BlockContext *ctx, GError **errp)
+{
+    g_autoptr(GPtrArray) all = blk_all(ctx);
+
+    for (guint i = 0; i < all->len; i++) {
+        BlockBackend *blk = g_ptr_array_index(all, i);
+        g_autoptr(BlockNode) node = blk_get_node(blk), fresh = NULL;
+
+        if (!node) {
+            continue;
+        }
+        blk_drained_begin(&blk, 1);
+        /* its locks must go before the new ones can be had */
+        if (bdrv_inactivate(node, errp)) {
+            fresh = bdrv_open(bdrv_filename(node), bdrv_format_name(node),
+                              active_flags(cl, blk, node), errp);
+        }
+        if (fresh) {
+            blk_set_node(blk, fresh);
+        }
+        blk_drained_end(&blk, 1);
+        if (!fresh) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool emu_flush_drives(BlockContext *ctx)
 {
     g_autoptr(GPtrArray) all = blk_all(ctx);
@@ -110,7 +186,8 @@ bool emu_flush_drives(BlockContext *ctx)
         g_autoptr(BlockNode) node = blk_get_node(blk);
         int ret = node && !bdrv_is_read_only(node) ? blk_flush(blk) : 0;
 
-        if (ret < 0) {
+        /* -ENOMEDIUM: flushed and closed when the guest went elsewhere */
+        if (ret < 0 && ret != -ENOMEDIUM) {
             g_printerr("qemu-sidecar: drive '%s': writes could not be made "
                        "durable: %s\n",
                        blk_name(blk), g_strerror(-ret));

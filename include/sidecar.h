@@ -18,9 +18,17 @@ typedef struct Sidecar {
     NbdServer *nbd;
     char *nbd_socket; /* its abstract name, without the @ */
     BackupManager *backup;
+    struct MigrationManager *migration;
     Emulator *emu;
     struct GuestRam *ram;        /* shared with QEMU, or NULL */
     struct MonitorSet *monitors; /* all QMP and HMP clients: events, fds */
+    /* A VM started with -incoming defer starts to listen; main thread. */
+    bool (*incoming)(struct Sidecar *sc, const char *uri, GError **errp);
 } Sidecar;
+
+static inline bool sidecar_incoming(Sidecar *sc, const char *uri, GError **errp)
+{
+    return sc->incoming(sc, uri, errp);
+}
 
 #endif

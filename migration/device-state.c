@@ -67,7 +67,8 @@ static bool read_ram(void *opaque, QEMUFile *f, GError **errp)
             return false;
         }
         ds->foreign = ram_loader_new((RamBlock *)ds->blocks->data,
-                                     ds->blocks->len, c->page_size, errp);
+                                     ds->blocks->len, c->page_size, 0,
+                                     errp);
         if (!ds->foreign) {
             return false;
         }

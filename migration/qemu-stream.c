@@ -359,3 +359,25 @@ void qemu_stream_put_rest(const QemuStream *qs, QEMUFile *f)
 {
     qemu_put_buffer(f, qs->rest->data, qs->rest->len);
 }
+
+/*
+ * The section `globalstate' (QEMU 7.2: version 1): be32 length of the name of
+ * the run state with its NUL, then 100 bytes that begin with it.
+ */
+bool qemu_stream_set_running(QemuStream *qs)
+{
+    static const uint8_t head[] = "\x0bglobalstate\0\0\0\0\0\0\0\1";
+    static const char running[] = "running";
+    size_t head_len = sizeof(head) - 1, need = head_len + 4 + 100;
+    uint8_t *at = qs->rest->len < need ? NULL :
+        memmem(qs->rest->data, qs->rest->len - need + head_len, head, head_len);
+    uint32_t len = GUINT32_TO_BE(sizeof(running));
+
+    if (!at) {
+        return false;
+    }
+    memcpy(at + head_len, &len, 4);
+    memset(at + head_len + 4, 0, 100);
+    memcpy(at + head_len + 4, running, sizeof(running));
+    return true;
+}

@@ -21,16 +21,18 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#define BLOCKS_MAX 4096
+
 typedef struct {
-    const RamBlock *b;
+    RamBlock b;
     uint8_t *host;
     Bitmap *received; /* a bit a page */
     bool listed;      /* in the stream's list of blocks */
 } LoadBlock;
 
 struct RamLoader {
-    LoadBlock *blocks;
-    size_t n_blocks;
+    GArray *blocks;   /* LoadBlock */
+    uint64_t unknown; /* bytes of blocks not known before that may still come */
     uint32_t page_size;
     bool started;
     uint8_t *buf; /* an XBZRLE encoding, at most a page */
@@ -38,7 +40,7 @@ struct RamLoader {
 
 static bool block_init(LoadBlock *lb, const RamBlock *b, uint32_t page_size)
 {
-    lb->b = b;
+    lb->b = *b;
     lb->received = bitmap_new(b->length / page_size);
     lb->host = b->host;
     if (!b->host && b->length) {
@@ -50,20 +52,43 @@ static bool block_init(LoadBlock *lb, const RamBlock *b, uint32_t page_size)
     return lb->received && (lb->host || !b->length);
 }
 
+static void block_clear(void *data)
+{
+    LoadBlock *lb = data;
+
+    bitmap_free(lb->received);
+    if (!lb->b.host && lb->host) {
+        munmap(lb->host, lb->b.length);
+    }
+}
+
+/* The new block, or NULL. */
+static LoadBlock *add_block(RamLoader *l, const RamBlock *b, GError **errp)
+{
+    LoadBlock lb = { 0 };
+
+    if (!block_init(&lb, b, l->page_size)) {
+        error_set(errp, "no memory to receive RAM block %s of %"
+                  G_GUINT64_FORMAT " bytes", b->idstr, b->length);
+        block_clear(&lb);
+        return NULL;
+    }
+    g_array_append_val(l->blocks, lb);
+    return &g_array_index(l->blocks, LoadBlock, l->blocks->len - 1);
+}
+
 RamLoader *ram_loader_new(const RamBlock *blocks, size_t n, uint32_t page_size,
-                          GError **errp)
+                          uint64_t unknown, GError **errp)
 {
     RamLoader *l = g_new0(RamLoader, 1);
 
-    l->n_blocks = n;
     l->page_size = page_size;
+    l->unknown = unknown;
     l->buf = g_malloc(page_size);
-    l->blocks = g_new0(LoadBlock, n);
+    l->blocks = g_array_new(FALSE, FALSE, sizeof(LoadBlock));
+    g_array_set_clear_func(l->blocks, block_clear);
     for (size_t i = 0; i < n; i++) {
-        if (!block_init(&l->blocks[i], &blocks[i], page_size)) {
-            error_set(errp, "no memory to receive RAM block %s of %"
-                      G_GUINT64_FORMAT " bytes", blocks[i].idstr,
-                      blocks[i].length);
+        if (!add_block(l, &blocks[i], errp)) {
             ram_loader_free(l);
             return NULL;
         }
@@ -76,15 +101,7 @@ void ram_loader_free(RamLoader *l)
     if (!l) {
         return;
     }
-    for (size_t i = 0; i < l->n_blocks; i++) {
-        LoadBlock *lb = &l->blocks[i];
-
-        bitmap_free(lb->received);
-        if (lb->b && !lb->b->host && lb->host) {
-            munmap(lb->host, lb->b->length);
-        }
-    }
-    g_free(l->blocks);
+    g_array_unref(l->blocks);
     g_free(l->buf);
     g_free(l);
 }
@@ -114,15 +131,32 @@ static bool G_GNUC_PRINTF(3, 4) bad(QEMUFile *f, GError **errp,
 
 static LoadBlock *block_by_name(RamLoader *l, const char *name)
 {
-    for (size_t i = 0; i < l->n_blocks; i++) {
-        if (!strcmp(l->blocks[i].b->idstr, name)) {
-            return &l->blocks[i];
+    for (guint i = 0; i < l->blocks->len; i++) {
+        LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, i);
+
+        if (!strcmp(lb->b.idstr, name)) {
+            return lb;
         }
     }
     return NULL;
 }
 
 /* ---- the list of blocks ----------------------------------------------------- */
+
+static LoadBlock *add_unknown(RamLoader *l, QEMUFile *f, const char *name,
+                              uint64_t length, GError **errp)
+{
+    RamBlock b = { .length = length };
+
+    if (length > l->unknown || length % l->page_size ||
+        l->blocks->len >= BLOCKS_MAX) {
+        bad(f, errp, "RAM block \"%s\" of the source is unknown here", name);
+        return NULL;
+    }
+    l->unknown -= length;
+    g_strlcpy(b.idstr, name, sizeof(b.idstr));
+    return add_block(l, &b, errp);
+}
 
 static bool load_list_entry(RamLoader *l, QEMUFile *f, uint64_t *left,
                             GError **errp)
@@ -138,13 +172,15 @@ static bool load_list_entry(RamLoader *l, QEMUFile *f, uint64_t *left,
     }
     lb = block_by_name(l, name);
     if (!lb) {
-        return bad(f, errp, "RAM block \"%s\" of the source is unknown here",
-                   name);
+        lb = add_unknown(l, f, name, length, errp);
+        if (!lb) {
+            return false;
+        }
     }
-    if (length != lb->b->length) {
+    if (length != lb->b.length) {
         return bad(f, errp, "RAM block \"%s\" has %" G_GUINT64_FORMAT
                    " bytes at the source and %" G_GUINT64_FORMAT " here", name,
-                   length, lb->b->length);
+                   length, lb->b.length);
     }
     if (lb->listed || length > *left) {
         return bad(f, errp, "RAM block \"%s\" %s", name, lb->listed ?
@@ -165,10 +201,12 @@ static bool load_list(RamLoader *l, QEMUFile *f, uint64_t total, GError **errp)
             return false;
         }
     }
-    for (size_t i = 0; i < l->n_blocks; i++) {
-        if (!l->blocks[i].listed && l->blocks[i].b->length) {
+    for (guint i = 0; i < l->blocks->len; i++) {
+        const LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, i);
+
+        if (!lb->listed && lb->b.length) {
             return bad(f, errp, "RAM block \"%s\" is missing at the source",
-                       l->blocks[i].b->idstr);
+                       lb->b.idstr);
         }
     }
     l->started = true;
@@ -229,10 +267,10 @@ static bool load_page(RamLoader *l, QEMUFile *f, LoadBlock *lb, uint64_t offset,
     uint8_t *page;
     bool ok;
 
-    if (offset % l->page_size || offset >= lb->b->length) {
+    if (offset % l->page_size || offset >= lb->b.length) {
         return bad(f, errp, "offset 0x%" G_GINT64_MODIFIER "x is no page of "
                    "RAM block \"%s\" (%" G_GUINT64_FORMAT " bytes)", offset,
-                   lb->b->idstr, lb->b->length);
+                   lb->b.idstr, lb->b.length);
     }
     page = lb->host + offset;
     switch (flag) {
@@ -306,7 +344,7 @@ static void put_foreign_page(RamLoader *l, QEMUFile *f, LoadBlock *lb,
     bool zero = buffer_is_zero(lb->host + offset, l->page_size);
 
     qemu_put_be64(f, offset | (zero ? RAM_SAVE_FLAG_ZERO : RAM_SAVE_FLAG_PAGE));
-    qemu_put_counted_string(f, lb->b->idstr);
+    qemu_put_counted_string(f, lb->b.idstr);
     if (zero) {
         qemu_put_byte(f, 0);
     } else {
@@ -314,13 +352,30 @@ static void put_foreign_page(RamLoader *l, QEMUFile *f, LoadBlock *lb,
     }
 }
 
+void ram_loader_put_list(RamLoader *l, QEMUFile *f)
+{
+    uint64_t total = 0;
+
+    for (guint i = 0; i < l->blocks->len; i++) {
+        total += g_array_index(l->blocks, LoadBlock, i).b.length;
+    }
+    qemu_put_be64(f, total | RAM_SAVE_FLAG_MEM_SIZE);
+    for (guint i = 0; i < l->blocks->len; i++) {
+        const LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, i);
+
+        qemu_put_counted_string(f, lb->b.idstr);
+        qemu_put_be64(f, lb->b.length);
+    }
+    qemu_put_be64(f, RAM_SAVE_FLAG_EOS);
+}
+
 void ram_loader_put_foreign(RamLoader *l, QEMUFile *f)
 {
-    for (size_t i = 0; i < l->n_blocks; i++) {
-        LoadBlock *lb = &l->blocks[i];
+    for (guint i = 0; i < l->blocks->len; i++) {
+        LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, i);
         Bitmap *received = lb->received;
 
-        if (lb->b->host) {
+        if (lb->b.host) {
             continue;
         }
         for (uint64_t nr = bitmap_next_set(received, 0); nr < received->size;

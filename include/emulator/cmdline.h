@@ -85,6 +85,7 @@ typedef struct {
     bool runas;          /* QEMU changes its user id */
     bool only_information; /* -help, -version, "-device help": run QEMU as it is */
     char *pidfile;       /* or NULL; stays QEMU's own */
+    char *incoming;      /* -incoming, taken over; NULL: none, or QEMU's own */
     int escape;          /* the key before x, c, h … on a shared terminal */
     GPtrArray *warnings; /* char *, for the user */
     GPtrArray *appended; /* char *, behind the user's options */

@@ -20,6 +20,16 @@ bool emu_open_drives(EmuCmdline *cl, BlockContext *ctx, GError **errp);
 bool emu_export_drives(const EmuCmdline *cl, BlockContext *ctx, NbdServer *nbd,
                        GError **errp);
 
+/*
+ * The hand-over of images between two hosts.  Inactivate: flush and close every
+ * image (I/O gives -ENOMEDIUM meanwhile); activate: open those that are closed,
+ * or were opened for reading only because the guest was still to come, as the
+ * command line says.  Not on the main thread.
+ */
+bool emu_inactivate_drives(BlockContext *ctx, GError **errp);
+bool emu_activate_drives(const EmuCmdline *cl, BlockContext *ctx,
+                         GError **errp);
+
 /* At the end: flush everything.  What fails is said on stderr; false then. */
 bool emu_flush_drives(BlockContext *ctx);
 

@@ -68,6 +68,9 @@ void qemu_stream_put_ram(const QemuStream *qs, QEMUFile *f, uint8_t type);
 void qemu_stream_put_footer(const QemuStream *qs, QEMUFile *f);
 /* Before the END section. */
 void qemu_stream_put_commands(const QemuStream *qs, QEMUFile *f);
+/* The device state was saved of a stopped guest; have the other side run it.
+ * False if the stream does not say what state the guest was in. */
+bool qemu_stream_set_running(QemuStream *qs);
 void qemu_stream_put_rest(const QemuStream *qs, QEMUFile *f);
 
 /*

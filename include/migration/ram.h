@@ -84,9 +84,13 @@ void ram_saver_stats(const RamSaver *s, RamStats *st);
 
 typedef struct RamLoader RamLoader;
 
-/* Pages of blocks without @host are kept by the loader. */
+/*
+ * Pages of blocks without @host are kept by the loader.  With @unknown, the list
+ * of blocks in the stream may name more blocks, of @unknown bytes in all; they
+ * are kept too, and whoever gets them decides.  0: every block must be known.
+ */
 RamLoader *ram_loader_new(const RamBlock *blocks, size_t n, uint32_t page_size,
-                          GError **errp);
+                          uint64_t unknown, GError **errp);
 void ram_loader_free(RamLoader *l);
 
 /*
@@ -98,6 +102,8 @@ void ram_loader_free(RamLoader *l);
 bool ram_loader_load(RamLoader *l, QEMUFile *f, GError **errp);
 /* The caller has read the list of blocks itself. */
 void ram_loader_skip_list(RamLoader *l);
+/* Put the list of blocks as it was read, with its end mark. */
+void ram_loader_put_list(RamLoader *l, QEMUFile *f);
 /* Put the pages kept for blocks without host as records (no end mark). */
 void ram_loader_put_foreign(RamLoader *l, QEMUFile *f);
 

@@ -138,7 +138,7 @@ static void ends_open(Ends *e, DirtyLog *log)
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), ==, 0);
     e->out = qemu_file_new_fd(fds[0], "source", NULL);
     e->in = qemu_file_new_fd(fds[1], "destination", NULL);
-    e->loader = ram_loader_new(e->dst, 2, PAGE, NULL);
+    e->loader = ram_loader_new(e->dst, 2, PAGE, 0, NULL);
     g_assert_nonnull(e->loader);
 }
 

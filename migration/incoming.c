@@ -1,0 +1,184 @@
+/*
+ * The incoming side of a live migration.
+ *
+ * QEMU waits with -incoming defer, its drives open for reading only and without
+ * locks.  The stream is read here: pages of shared RAM go straight into the
+ * guest's memory, everything else is kept.  When all of it has arrived the
+ * images are opened for writing (the source has closed them by then), and QEMU
+ * gets a stream of its own that has all but the shared pages.
+ *
+ * Nothing runs before QEMU has accepted that.  Any error ends this VM; the
+ * source goes on.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "migration-internal.h"
+
+#include "emulator/drives.h"
+#include "emulator/vm-state.h"
+#include "util/error.h"
+
+#include <string.h>
+
+/* RAM of a machine that is not shared: ROMs, video memory. */
+#define FOREIGN_MAX (UINT64_C(4) << 30)
+
+typedef struct {
+    MigrationManager *m;
+    MigrationIncomingFn *done;
+    void *opaque;
+    GError *error; /* for done */
+
+    QemuStream stream;
+    RamLoader *loader;
+} Incoming;
+
+/* ---- reading -------------------------------------------------------------------- */
+
+static bool make_loader(Incoming *in, GError **errp)
+{
+    GuestRam *ram = in->m->cfg.ram;
+    size_t n = guest_ram_n_blocks(ram);
+    g_autofree RamBlock *blocks = g_new0(RamBlock, n);
+
+    for (size_t i = 0; i < n; i++) {
+        const GuestRamBlock *b = guest_ram_block(ram, i);
+        const EmuRam *plan = g_ptr_array_index(in->m->cfg.cl->ram, i);
+
+        /* QEMU 7.2 names a file or memfd backend of the user's by its path in
+         * the object tree */
+        g_snprintf(blocks[i].idstr, sizeof(blocks[i].idstr), "%s%s",
+                   plan->option < 0 ? "" : "/objects/", b->id);
+        blocks[i].length = b->length;
+        blocks[i].host = b->host;
+    }
+    in->loader = ram_loader_new(blocks, n, TARGET_PAGE_SIZE, FOREIGN_MAX, errp);
+    return in->loader != NULL;
+}
+
+static bool on_ram(void *opaque, QEMUFile *f, GError **errp)
+{
+    Incoming *in = opaque;
+    MigrationManager *m = in->m;
+
+    pthread_mutex_lock(&m->lock);
+    m->transferred = qemu_file_position(f);
+    pthread_mutex_unlock(&m->lock);
+    return ram_loader_load(in->loader, f, errp);
+}
+
+static bool on_header(void *opaque, const QemuStream *qs, GError **errp)
+{
+    Incoming *in = opaque;
+
+    migration_set_status(in->m, MIGRATION_STATUS_ACTIVE);
+    return make_loader(in, errp);
+}
+
+/* ---- giving it to QEMU ------------------------------------------------------------- */
+
+static void put_stream(Incoming *in, QEMUFile *f)
+{
+    const QemuStream *qs = &in->stream;
+
+    qemu_stream_put_header(qs, f);
+    qemu_stream_put_ram(qs, f, QEMU_VM_SECTION_START);
+    ram_loader_put_list(in->loader, f);
+    qemu_stream_put_footer(qs, f);
+    qemu_stream_put_commands(qs, f);
+    qemu_stream_put_ram(qs, f, QEMU_VM_SECTION_END);
+    ram_loader_put_foreign(in->loader, f);
+    qemu_put_be64(f, RAM_SAVE_FLAG_EOS);
+    qemu_stream_put_footer(qs, f);
+    qemu_stream_put_rest(qs, f);
+}
+
+static bool load_devices(Incoming *in, GError **errp)
+{
+    Emulator *emu = in->m->cfg.emu;
+    int fd = emu_load_devices_begin(emu, errp);
+    QEMUFile *f;
+
+    if (fd < 0) {
+        return false;
+    }
+    f = qemu_file_new_fd(fd, "QEMU", errp);
+    if (!f) {
+        return false;
+    }
+    put_stream(in, f);
+    /* If QEMU did not like it, its own words are better than "broken pipe". */
+    qemu_file_close(f, NULL);
+    return emu_load_devices_end(emu, errp);
+}
+
+static bool receive(Incoming *in, GError **errp)
+{
+    MigrationManager *m = in->m;
+    QEMUFile *f = migration_channel_open(m->channel, true, errp);
+
+    if (!f || !qemu_stream_read(f, &in->stream, on_header, on_ram, in, errp)) {
+        return false;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->transferred = qemu_file_position(f);
+    pthread_mutex_unlock(&m->lock);
+    migration_set_status(m, MIGRATION_STATUS_DEVICE);
+    return migration_channel_close(m->channel, false, errp) &&
+           emu_activate_drives(m->cfg.cl, m->cfg.block, errp) &&
+           load_devices(in, errp);
+}
+
+/* ---- the thread --------------------------------------------------------------------- */
+
+static gboolean report(gpointer data)
+{
+    Incoming *in = data;
+
+    in->done(in->opaque, in->error);
+    g_clear_error(&in->error);
+    g_free(in);
+    return G_SOURCE_REMOVE;
+}
+
+static void *incoming_thread(void *opaque)
+{
+    Incoming *in = opaque;
+    MigrationManager *m = in->m;
+    GError *error = NULL;
+
+    qemu_stream_init(&in->stream);
+    if (!receive(in, &error)) {
+        migration_channel_close(m->channel, true, NULL);
+        in->error = g_error_copy(error);
+    }
+    qemu_stream_clear(&in->stream);
+    ram_loader_free(in->loader);
+    g_idle_add(report, in);
+    migration_ended(m, error);
+    return NULL;
+}
+
+bool migration_incoming(MigrationManager *m, const char *uri, int fd,
+                        MigrationIncomingFn *done, void *opaque, GError **errp)
+{
+    MigrationChannel *ch = migration_channel_new(uri, fd, errp);
+    Incoming *in;
+
+    if (!ch) {
+        return false;
+    }
+    if (!migration_possible(m, errp) || !migration_channel_listen(ch, errp)) {
+        migration_channel_unref(ch);
+        return false;
+    }
+    in = g_new0(Incoming, 1);
+    in->m = m;
+    in->done = done;
+    in->opaque = opaque;
+    if (!migration_run(m, ch, true, incoming_thread, in, errp)) {
+        g_free(in);
+        return false;
+    }
+    return true;
+}

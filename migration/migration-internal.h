@@ -1,0 +1,60 @@
+/*
+ * What outgoing.c, incoming.c and migration.c share.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef SIDECAR_MIGRATION_INTERNAL_H
+#define SIDECAR_MIGRATION_INTERNAL_H
+
+#include "migration/channel.h"
+#include "migration/migration.h"
+#include "migration/qemu-stream.h"
+
+#include <pthread.h>
+
+#define TARGET_PAGE_SIZE 4096
+
+struct MigrationManager {
+    MigrationConfig cfg;
+
+    pthread_mutex_t lock;
+    pthread_cond_t ended;
+    /* under lock */
+    MigrationParameters params;
+    unsigned params_serial;      /* counts changes */
+    bool running;                /* a thread exists */
+    bool cancelled;
+    bool stopping;               /* no more of them */
+    MigrationStatus status;
+    bool incoming;
+    char *error_desc;
+    char *stall;
+    MigrationChannel *channel;   /* of the one that runs */
+    RamSaver *saver;             /* readable while it exists */
+    RamStats last_ram;           /* of the last one, when saver is gone */
+    QEMUFile *file;              /* for the bandwidth limit */
+    gint64 start_us, end_us, setup_us;
+    uint64_t downtime_ms, expected_downtime_ms;
+    uint64_t transferred, bandwidth;
+    uint64_t cache_size;
+    bool xbzrle;
+    bool drives_away;            /* images are closed: the guest went elsewhere */
+
+    pthread_t thread;
+    bool joinable;
+};
+
+void migration_set_status(MigrationManager *m, MigrationStatus status);
+bool migration_is_cancelled(MigrationManager *m);
+/* Claims the manager and starts @run on a thread; @ch is taken over. */
+bool migration_run(MigrationManager *m, MigrationChannel *ch, bool incoming,
+                   void *(*run)(void *), void *opaque, GError **errp);
+/* At the end of the thread: the final status; @error is consumed, may be NULL. */
+void migration_ended(MigrationManager *m, GError *error);
+/* Fails with the reason when RAM is not shared. */
+bool migration_possible(MigrationManager *m, GError **errp);
+
+/* Is @idstr the RAMBlock of memory backend @id? */
+bool migration_is_block_of(const char *idstr, const char *id);
+
+#endif

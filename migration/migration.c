@@ -1,0 +1,337 @@
+/*
+ * Migration of a VM: what the two sides share.
+ *
+ *     none ──► setup ──► active ──► device ──► completed
+ *                │          │          │
+ *                └──────────┴──────────┴─► failed, cancelled (via cancelling)
+ *
+ * Status changes are made by the migration's thread, except `cancelling', which
+ * migration_cancel makes.  One migration at a time; its thread is joined when
+ * the next one starts or the manager is freed.
+ *
+ * Lock order: the manager's lock is a leaf; nothing is called under it but
+ * migration_channel_cancel and counters.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "migration-internal.h"
+
+#include "emulator/drives.h"
+#include "util/error.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define DEFAULT_BANDWIDTH (128 * 1024 * 1024) /* QEMU 7.2's */
+#define DEFAULT_DOWNTIME 300
+#define DEFAULT_CACHE (64 * 1024 * 1024)
+#define DOWNTIME_MAX (2000 * 1000)
+
+const char *migration_status_name(MigrationStatus status)
+{
+    static const char *const names[] = {
+        [MIGRATION_STATUS_NONE] = "none",
+        [MIGRATION_STATUS_SETUP] = "setup",
+        [MIGRATION_STATUS_ACTIVE] = "active",
+        [MIGRATION_STATUS_DEVICE] = "device",
+        [MIGRATION_STATUS_CANCELLING] = "cancelling",
+        [MIGRATION_STATUS_CANCELLED] = "cancelled",
+        [MIGRATION_STATUS_COMPLETED] = "completed",
+        [MIGRATION_STATUS_FAILED] = "failed",
+    };
+
+    return names[status];
+}
+
+void migration_info_clear(MigrationInfo *info)
+{
+    g_clear_pointer(&info->error_desc, g_free);
+    g_clear_pointer(&info->stall, g_free);
+}
+
+MigrationManager *migration_manager_new(const MigrationConfig *cfg)
+{
+    MigrationManager *m = g_new0(MigrationManager, 1);
+
+    m->cfg = *cfg;
+    m->params = (MigrationParameters) {
+        .max_bandwidth = DEFAULT_BANDWIDTH,
+        .downtime_limit = DEFAULT_DOWNTIME,
+        .xbzrle_cache_size = DEFAULT_CACHE,
+    };
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->ended, NULL);
+    return m;
+}
+
+static bool is_running(MigrationManager *m)
+{
+    bool running;
+
+    pthread_mutex_lock(&m->lock);
+    running = m->running;
+    pthread_mutex_unlock(&m->lock);
+    return running;
+}
+
+void migration_manager_stop(MigrationManager *m)
+{
+    pthread_mutex_lock(&m->lock);
+    m->stopping = true;
+    pthread_mutex_unlock(&m->lock);
+    migration_cancel(m);
+    /* the thread may wait for an answer that the main loop brings */
+    while (is_running(m)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+}
+
+void migration_manager_free(MigrationManager *m)
+{
+    if (!m) {
+        return;
+    }
+    migration_manager_stop(m);
+    if (m->joinable) {
+        pthread_join(m->thread, NULL);
+    }
+    migration_channel_unref(m->channel);
+    pthread_mutex_destroy(&m->lock);
+    pthread_cond_destroy(&m->ended);
+    g_free(m->error_desc);
+    g_free(m->stall);
+    g_free(m);
+}
+
+bool migration_possible(MigrationManager *m, GError **errp)
+{
+    if (m->cfg.ram) {
+        return true;
+    }
+    g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED,
+                "Live migration through the sidecar is off: %s",
+                m->cfg.ram_left ? m->cfg.ram_left : "guest RAM is private");
+    return false;
+}
+
+bool migration_is_block_of(const char *idstr, const char *id)
+{
+    static const char prefix[] = "/objects/";
+
+    return !strcmp(idstr, id) || (g_str_has_prefix(idstr, prefix) &&
+                                  !strcmp(idstr + strlen(prefix), id));
+}
+
+/* ---- status ------------------------------------------------------------------ */
+
+void migration_set_status(MigrationManager *m, MigrationStatus status)
+{
+    bool changed = false;
+
+    pthread_mutex_lock(&m->lock);
+    /* whoever is being cancelled stays so until the end */
+    if (m->status != MIGRATION_STATUS_CANCELLING ||
+        status == MIGRATION_STATUS_CANCELLED ||
+        status == MIGRATION_STATUS_COMPLETED) {
+        changed = m->status != status;
+        m->status = status;
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (changed && m->cfg.on_status) {
+        m->cfg.on_status(m->cfg.opaque, status);
+    }
+}
+
+bool migration_is_cancelled(MigrationManager *m)
+{
+    bool cancelled;
+
+    pthread_mutex_lock(&m->lock);
+    cancelled = m->cancelled;
+    pthread_mutex_unlock(&m->lock);
+    return cancelled;
+}
+
+/* Under lock: everything of the last one is forgotten. */
+static void reset(MigrationManager *m, MigrationChannel *ch, bool incoming)
+{
+    migration_channel_unref(m->channel);
+    m->channel = ch;
+    m->running = true;
+    m->incoming = incoming;
+    m->cancelled = false;
+    m->start_us = g_get_monotonic_time();
+    m->end_us = m->setup_us = 0;
+    m->downtime_ms = m->expected_downtime_ms = 0;
+    m->transferred = m->bandwidth = 0;
+    m->last_ram = (RamStats) { 0 };
+    m->xbzrle = m->params.xbzrle;
+    m->cache_size = m->params.xbzrle_cache_size;
+    m->status = MIGRATION_STATUS_NONE;
+    g_clear_pointer(&m->error_desc, g_free);
+    g_clear_pointer(&m->stall, g_free);
+}
+
+bool migration_run(MigrationManager *m, MigrationChannel *ch, bool incoming,
+                   void *(*run)(void *), void *opaque, GError **errp)
+{
+    int err;
+
+    pthread_mutex_lock(&m->lock);
+    if (m->running || m->stopping) {
+        error_set(errp, m->running ? "There's a migration process in progress" :
+                  "QEMU has ended");
+        pthread_mutex_unlock(&m->lock);
+        migration_channel_unref(ch);
+        return false;
+    }
+    reset(m, ch, incoming);
+    pthread_mutex_unlock(&m->lock);
+    if (m->joinable) {
+        pthread_join(m->thread, NULL);
+    }
+    migration_set_status(m, MIGRATION_STATUS_SETUP);
+    err = pthread_create(&m->thread, NULL, run, opaque);
+    m->joinable = err == 0;
+    if (err) {
+        GError *error = NULL;
+
+        error_set_errno(&error, err, "cannot start a thread");
+        g_propagate_error(errp, g_error_copy(error));
+        migration_ended(m, error);
+    }
+    return err == 0;
+}
+
+void migration_ended(MigrationManager *m, GError *error)
+{
+    bool cancelled = error && migration_is_cancelled(m);
+
+    pthread_mutex_lock(&m->lock);
+    m->end_us = g_get_monotonic_time();
+    if (error && !cancelled) {
+        m->error_desc = g_strdup(error->message);
+    }
+    pthread_mutex_unlock(&m->lock);
+    migration_set_status(m, !error ? MIGRATION_STATUS_COMPLETED :
+                         cancelled ? MIGRATION_STATUS_CANCELLED :
+                         MIGRATION_STATUS_FAILED);
+    g_clear_error(&error);
+    pthread_mutex_lock(&m->lock);
+    m->running = false;
+    pthread_cond_broadcast(&m->ended);
+    pthread_mutex_unlock(&m->lock);
+    g_main_context_wakeup(NULL);
+}
+
+void migration_cancel(MigrationManager *m)
+{
+    bool cancelling;
+
+    pthread_mutex_lock(&m->lock);
+    cancelling = m->running && !m->cancelled;
+    if (cancelling) {
+        m->cancelled = true;
+        migration_channel_cancel(m->channel);
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (cancelling) {
+        migration_set_status(m, MIGRATION_STATUS_CANCELLING);
+    }
+}
+
+bool migration_wait(MigrationManager *m, GError **errp)
+{
+    bool ok;
+
+    pthread_mutex_lock(&m->lock);
+    while (m->running) {
+        pthread_cond_wait(&m->ended, &m->lock);
+    }
+    ok = m->status == MIGRATION_STATUS_COMPLETED;
+    if (!ok) {
+        error_set(errp, "migration %s%s%s", migration_status_name(m->status),
+                  m->error_desc ? ": " : "",
+                  m->error_desc ? m->error_desc : "");
+    }
+    pthread_mutex_unlock(&m->lock);
+    return ok;
+}
+
+/* ---- queries and parameters --------------------------------------------------- */
+
+void migration_query(MigrationManager *m, MigrationInfo *info)
+{
+    gint64 now = g_get_monotonic_time();
+
+    pthread_mutex_lock(&m->lock);
+    *info = (MigrationInfo) {
+        .status = m->status,
+        .incoming = m->incoming,
+        .error_desc = g_strdup(m->error_desc),
+        .ram = m->last_ram,
+        .transferred = m->transferred,
+        .page_size = TARGET_PAGE_SIZE,
+        .total_time = ((m->end_us ? m->end_us : now) - m->start_us) / 1000,
+        .setup_time = m->setup_us / 1000,
+        .downtime = m->downtime_ms,
+        .expected_downtime = m->expected_downtime_ms,
+        .bandwidth = m->bandwidth,
+        .xbzrle = m->xbzrle,
+        .xbzrle_cache_size = m->cache_size,
+        .stall = g_strdup(m->stall),
+    };
+    if (m->saver) {
+        ram_saver_stats(m->saver, &info->ram);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+void migration_get_parameters(MigrationManager *m, MigrationParameters *p)
+{
+    pthread_mutex_lock(&m->lock);
+    *p = m->params;
+    pthread_mutex_unlock(&m->lock);
+}
+
+bool migration_set_parameters(MigrationManager *m,
+                              const MigrationParameters *p, GError **errp)
+{
+    if (p->xbzrle_cache_size < TARGET_PAGE_SIZE ||
+        p->xbzrle_cache_size / TARGET_PAGE_SIZE >= UINT32_MAX / 2) {
+        error_set(errp, "Parameter 'xbzrle-cache-size' expects a memory size "
+                  "of at least one page");
+        return false;
+    }
+    if (p->downtime_limit > DOWNTIME_MAX) {
+        error_set(errp, "Parameter 'downtime-limit' expects an integer in the "
+                  "range of 0 to %d ms", DOWNTIME_MAX);
+        return false;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->params = *p;
+    m->params_serial++;
+    if (m->file) {
+        qemu_file_set_rate_limit(m->file, p->max_bandwidth);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return true;
+}
+
+bool migration_take_back_drives(MigrationManager *m, GError **errp)
+{
+    bool away;
+
+    pthread_mutex_lock(&m->lock);
+    away = m->drives_away && !m->running;
+    pthread_mutex_unlock(&m->lock);
+    if (away) {
+        if (!emu_activate_drives(m->cfg.cl, m->cfg.block, errp)) {
+            return false;
+        }
+        pthread_mutex_lock(&m->lock);
+        m->drives_away = false;
+        pthread_mutex_unlock(&m->lock);
+    }
+    return true;
+}

@@ -1,0 +1,467 @@
+/*
+ * The outgoing side of a live migration.
+ *
+ *  1. A first look: stop, device state, cont, unseen (about 2 ms).  It gives the
+ *     header and the list of RAM blocks, and fails early when a device can't be
+ *     migrated.
+ *  2. Rounds: sync the dirty logs, send what is marked, at the speed limit, until
+ *     what is left fits the downtime limit at the measured bandwidth.
+ *  3. Stop; device state again; all that is left of RAM; then the drives are
+ *     flushed and closed; then the devices, after which the other side runs.
+ *
+ * Until the last byte has been accepted every error leads back: drives are
+ * opened again and the guest goes on.  A failed attempt leaves nothing stale:
+ * the next one has a new saver, a new cache and new logs, which report every
+ * page at first.
+ *
+ * Thread: its own.  What others may see is under the manager's lock.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "migration-internal.h"
+
+#include "emulator/drives.h"
+#include "emulator/vm-state.h"
+#include "util/error.h"
+
+#include <string.h>
+
+#define WINDOW_US (100 * 1000) /* over which bandwidth is measured */
+#define STALL_ROUNDS 4         /* that bring nothing before we say so */
+
+typedef struct {
+    MigrationManager *m;
+    QEMUFile *f;
+    DeviceState *first;
+    RamBlock *blocks;
+    size_t n_blocks;
+    RamSaver *saver;
+    unsigned params_serial;
+    MigrationParameters params;
+    bool stopped;      /* we stopped the guest */
+    bool drives_away;
+    gint64 window_start;
+    uint64_t window_base;
+    unsigned rounds;
+} Outgoing;
+
+/* ---- the first look ------------------------------------------------------------ */
+
+static DeviceState *save_devices(Outgoing *o, GError **errp)
+{
+    Emulator *emu = o->m->cfg.emu;
+    int fd = emu_save_devices_begin(emu, errp);
+    g_autoptr(DeviceState) ds = NULL;
+    GError *error = NULL;
+    QEMUFile *f;
+
+    if (fd < 0) {
+        return NULL;
+    }
+    f = qemu_file_new_fd(fd, "QEMU", &error);
+    if (f) {
+        ds = device_state_read(f, TARGET_PAGE_SIZE, &error);
+        qemu_file_abandon(f);
+    }
+    if (!emu_save_devices_end(emu, error ? NULL : &error) || error) {
+        g_propagate_error(errp, error);
+        return NULL;
+    }
+    return g_steal_pointer(&ds);
+}
+
+static bool first_look(Outgoing *o, GError **errp)
+{
+    Emulator *emu = o->m->cfg.emu;
+    bool running;
+
+    if (!emu_vm_running(emu, &running, errp) ||
+        (running && !emu_vm_stop(emu, true, errp))) {
+        return false;
+    }
+    o->first = save_devices(o, errp);
+    if (running && !emu_vm_cont(emu, true, o->first ? errp : NULL)) {
+        return false;
+    }
+    return o->first != NULL;
+}
+
+/* The shared block behind QEMU's @b, or -1. */
+static ssize_t shared_block(const GuestRam *ram, const RamBlock *b)
+{
+    for (size_t i = 0; i < guest_ram_n_blocks(ram); i++) {
+        if (migration_is_block_of(b->idstr, guest_ram_block(ram, i)->id)) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* QEMU's blocks, with memory and a log for those that are shared. */
+static bool find_blocks(Outgoing *o, GError **errp)
+{
+    GuestRam *ram = o->m->cfg.ram;
+    size_t found = 0;
+
+    o->n_blocks = o->first->blocks->len;
+    o->blocks = g_memdup2(o->first->blocks->data,
+                          o->n_blocks * sizeof(RamBlock));
+    for (size_t i = 0; i < o->n_blocks; i++) {
+        RamBlock *b = &o->blocks[i];
+        ssize_t at = shared_block(ram, b);
+
+        if (at < 0) {
+            continue;
+        }
+        if (b->length != guest_ram_block(ram, at)->length) {
+            error_set(errp, "RAM block \"%s\" has another length in QEMU than "
+                      "here", b->idstr);
+            return false;
+        }
+        b->host = guest_ram_block(ram, at)->host;
+        b->log = guest_ram_dirty_log(ram, at, TARGET_PAGE_SIZE, errp);
+        if (!b->log) {
+            return false;
+        }
+        found++;
+    }
+    if (found != guest_ram_n_blocks(ram)) {
+        error_set(errp, "a block of shared RAM is not in QEMU's device state");
+        return false;
+    }
+    return true;
+}
+
+/* ---- rounds ---------------------------------------------------------------------- */
+
+static bool make_saver(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+    RamSaver *saver;
+
+    migration_get_parameters(m, &o->params);
+    saver = ram_saver_new(o->blocks, o->n_blocks, TARGET_PAGE_SIZE,
+                          o->params.xbzrle ? o->params.xbzrle_cache_size : 0,
+                          errp);
+    if (!saver) {
+        return false;
+    }
+    o->saver = saver;
+    pthread_mutex_lock(&m->lock);
+    m->saver = saver;
+    m->file = o->f;
+    qemu_file_set_rate_limit(o->f, m->params.max_bandwidth);
+    pthread_mutex_unlock(&m->lock);
+    return true;
+}
+
+static bool send_setup(Outgoing *o, GError **errp)
+{
+    const QemuStream *qs = &o->first->stream;
+
+    qemu_stream_put_header(qs, o->f);
+    qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_START);
+    if (!ram_saver_setup(o->saver, o->f, errp)) {
+        return false;
+    }
+    qemu_stream_put_footer(qs, o->f);
+    return qemu_fflush(o->f, errp);
+}
+
+/* The limits may have been changed by a monitor. */
+static bool follow_parameters(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+    uint64_t cache = o->params.xbzrle_cache_size;
+    bool changed;
+
+    pthread_mutex_lock(&m->lock);
+    changed = m->params_serial != o->params_serial;
+    o->params_serial = m->params_serial;
+    o->params.downtime_limit = m->params.downtime_limit;
+    o->params.xbzrle_cache_size = m->params.xbzrle_cache_size;
+    pthread_mutex_unlock(&m->lock);
+    if (!changed || !o->params.xbzrle || cache == o->params.xbzrle_cache_size) {
+        return true;
+    }
+    if (!ram_saver_set_cache_budget(o->saver, o->params.xbzrle_cache_size,
+                                    errp)) {
+        return false;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->cache_size = o->params.xbzrle_cache_size;
+    pthread_mutex_unlock(&m->lock);
+    return true;
+}
+
+static void measure(Outgoing *o)
+{
+    MigrationManager *m = o->m;
+    gint64 now = g_get_monotonic_time();
+    uint64_t position = qemu_file_position(o->f);
+
+    pthread_mutex_lock(&m->lock);
+    m->transferred = position;
+    if (now - o->window_start >= WINDOW_US || !m->bandwidth) {
+        m->bandwidth = (position - o->window_base) * G_USEC_PER_SEC /
+            MAX(now - o->window_start, 1);
+        o->window_start = now;
+        o->window_base = position;
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+static bool send_round(Outgoing *o, GError **errp)
+{
+    const QemuStream *qs = &o->first->stream;
+    bool more = true;
+
+    while (more) {
+        qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_PART);
+        if (!ram_saver_iterate(o->saver, o->f, &more, errp)) {
+            return false;
+        }
+        qemu_stream_put_footer(qs, o->f);
+        if (!(qemu_file_rate_exceeded(o->f) ? qemu_file_wait_slice(o->f, errp) :
+              qemu_fflush(o->f, errp))) {
+            return false;
+        }
+        measure(o);
+        if (!follow_parameters(o, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* In words, what keeps it from converging and what would help; g_free. */
+static char *describe_stall(const RamStats *st, const Outgoing *o,
+                            uint64_t bandwidth)
+{
+    double written = (double)st->dirty_pages_rate * TARGET_PAGE_SIZE;
+    double miss = st->cache_lookup ?
+        100.0 * st->cache_miss / st->cache_lookup : 0;
+    g_autofree char *help = NULL;
+
+    if (!o->params.xbzrle) {
+        help = g_strdup("switch XBZRLE on");
+    } else if (miss > 20) {
+        help = g_strdup_printf("a larger XBZRLE cache would help (%.0f %% of "
+                               "the pages were not in it)", miss);
+    } else {
+        help = g_strdup("its pages change too much for XBZRLE");
+    }
+    return g_strdup_printf(
+        "not converging: the guest writes %.1f MiB/s of pages, %.1f MiB/s are "
+        "sent; %s, or raise max-bandwidth or downtime-limit, or slow the guest "
+        "down", written / 1048576, bandwidth / 1048576.0, help);
+}
+
+/* After a sync: does what is left fit? */
+static bool fits(Outgoing *o)
+{
+    MigrationManager *m = o->m;
+    uint64_t pending = ram_saver_pending(o->saver), fit;
+    RamStats st;
+
+    ram_saver_stats(o->saver, &st);
+    pthread_mutex_lock(&m->lock);
+    fit = (double)m->bandwidth * o->params.downtime_limit / 1000;
+    m->expected_downtime_ms = m->bandwidth ?
+        (double)pending * 1000 / m->bandwidth : 0;
+    g_clear_pointer(&m->stall, g_free);
+    if (pending > fit && o->rounds > STALL_ROUNDS) {
+        m->stall = describe_stall(&st, o, m->bandwidth);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return pending <= fit;
+}
+
+static bool rounds(Outgoing *o, GError **errp)
+{
+    o->window_start = g_get_monotonic_time();
+    o->window_base = qemu_file_position(o->f);
+    for (;;) {
+        if (!ram_saver_sync(o->saver, errp)) {
+            return false;
+        }
+        if (o->rounds++ && fits(o)) {
+            return true;
+        }
+        if (!send_round(o, errp)) {
+            return false;
+        }
+    }
+}
+
+/* ---- the end ------------------------------------------------------------------- */
+
+/* The list of blocks was sent at the start; it must still be true. */
+static bool same_blocks(Outgoing *o, const DeviceState *ds, GError **errp)
+{
+    bool same = ds->blocks->len == o->n_blocks;
+
+    for (size_t i = 0; same && i < o->n_blocks; i++) {
+        const RamBlock *b = &g_array_index(ds->blocks, RamBlock, i);
+
+        same = !strcmp(b->idstr, o->blocks[i].idstr) &&
+            b->length == o->blocks[i].length;
+    }
+    if (!same) {
+        error_set(errp, "the machine's RAM blocks changed during the migration");
+    }
+    return same;
+}
+
+static bool send_last_ram(Outgoing *o, const DeviceState *ds, GError **errp)
+{
+    const QemuStream *qs = &o->first->stream;
+
+    qemu_stream_put_commands(&ds->stream, o->f);
+    qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_END);
+    if (!ram_saver_complete(o->saver, o->f, errp)) {
+        return false;
+    }
+    ram_loader_put_foreign(ds->foreign, o->f);
+    qemu_put_be64(o->f, RAM_SAVE_FLAG_EOS);
+    qemu_stream_put_footer(qs, o->f);
+    return qemu_fflush(o->f, errp);
+}
+
+static bool hand_over_drives(Outgoing *o, GError **errp)
+{
+    o->drives_away = true; /* some may be, also if it fails */
+    return emu_inactivate_drives(o->m->cfg.block, errp);
+}
+
+static bool complete(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+    gint64 start = g_get_monotonic_time();
+    g_autoptr(DeviceState) ds = NULL;
+    bool running;
+
+    if (!emu_vm_running(m->cfg.emu, &running, errp) ||
+        (running && !emu_vm_stop(m->cfg.emu, false, errp))) {
+        return false;
+    }
+    o->stopped = running;
+    migration_set_status(m, MIGRATION_STATUS_DEVICE);
+    ds = save_devices(o, errp);
+    if (!ds || !same_blocks(o, ds, errp) || !send_last_ram(o, ds, errp) ||
+        !hand_over_drives(o, errp)) {
+        return false;
+    }
+    if (running) {
+        /* machines before 2.4 do not say, and are run by the other side */
+        qemu_stream_set_running(&ds->stream);
+    }
+    qemu_stream_put_rest(&ds->stream, o->f);
+    if (!qemu_fflush(o->f, errp)) {
+        return false;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->transferred = qemu_file_position(o->f);
+    m->file = NULL;
+    pthread_mutex_unlock(&m->lock);
+    if (!migration_channel_close(m->channel, false, errp)) {
+        return false;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->downtime_ms = (g_get_monotonic_time() - start) / 1000;
+    m->drives_away = true;
+    pthread_mutex_unlock(&m->lock);
+    return true;
+}
+
+/* Back to where we were before.  What goes wrong here is added to @error: the
+ * guest then stays stopped, with its disks closed. */
+static void undo(Outgoing *o, GError *error)
+{
+    MigrationManager *m = o->m;
+    g_autoptr(GError) more = NULL;
+
+    migration_channel_close(m->channel, true, NULL);
+    if (o->drives_away && !emu_activate_drives(m->cfg.cl, m->cfg.block, &more)) {
+        pthread_mutex_lock(&m->lock);
+        m->drives_away = true;
+        pthread_mutex_unlock(&m->lock);
+    } else if (o->stopped) {
+        emu_vm_cont(m->cfg.emu, false, &more);
+    }
+    if (more && error) {
+        char *both = g_strdup_printf("%s; and the guest stays stopped: %s",
+                                     error->message, more->message);
+
+        g_free(error->message);
+        error->message = both;
+    }
+}
+
+/* ---- the thread ------------------------------------------------------------------ */
+
+static bool migrate(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+
+    o->f = migration_channel_open(m->channel, false, errp);
+    if (!o->f || !first_look(o, errp) || !find_blocks(o, errp) ||
+        !make_saver(o, errp) || !send_setup(o, errp)) {
+        return false;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->setup_us = g_get_monotonic_time() - m->start_us;
+    pthread_mutex_unlock(&m->lock);
+    migration_set_status(m, MIGRATION_STATUS_ACTIVE);
+    return rounds(o, errp) && complete(o, errp);
+}
+
+static void clear(Outgoing *o)
+{
+    MigrationManager *m = o->m;
+
+    pthread_mutex_lock(&m->lock);
+    if (o->saver) {
+        ram_saver_stats(o->saver, &m->last_ram);
+    }
+    m->saver = NULL;
+    m->file = NULL;
+    pthread_mutex_unlock(&m->lock);
+    ram_saver_free(o->saver);
+    for (size_t i = 0; i < o->n_blocks; i++) {
+        dirty_log_free(o->blocks[i].log);
+    }
+    g_free(o->blocks);
+    device_state_free(o->first);
+}
+
+static void *outgoing_thread(void *opaque)
+{
+    Outgoing o = { .m = opaque };
+    GError *error = NULL;
+
+    if (!migrate(&o, &error)) {
+        pthread_mutex_lock(&o.m->lock);
+        o.m->file = NULL; /* it goes with the channel */
+        pthread_mutex_unlock(&o.m->lock);
+        undo(&o, error);
+    }
+    clear(&o);
+    migration_ended(o.m, error);
+    return NULL;
+}
+
+bool migration_start(MigrationManager *m, const char *uri, int fd,
+                     GError **errp)
+{
+    MigrationChannel *ch = migration_channel_new(uri, fd, errp);
+
+    if (!ch) {
+        return false;
+    }
+    if (!migration_possible(m, errp)) {
+        migration_channel_unref(ch);
+        return false;
+    }
+    return migration_run(m, ch, false, outgoing_thread, m, errp);
+}
