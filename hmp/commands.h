@@ -71,12 +71,11 @@ void hmp_backup(HmpContext *ctx, const HmpArgs *args);
 void hmp_backup_cancel(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_backup(HmpContext *ctx, const HmpArgs *args);
 
-<<<<<<< HEAD
 /* block.c */
 void hmp_block_resize(HmpContext *ctx, const HmpArgs *args);
 void hmp_eject(HmpContext *ctx, const HmpArgs *args);
 void hmp_change(HmpContext *ctx, const HmpArgs *args);
-=======
+
 /* migrate.c */
 void hmp_migrate(HmpContext *ctx, const HmpArgs *args);
 void hmp_migrate_cancel(HmpContext *ctx, const HmpArgs *args);
@@ -87,6 +86,5 @@ void hmp_migrate_set_cachesize(HmpContext *ctx, const HmpArgs *args);
 void hmp_cont(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_migrate(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_migrate_cache_size(HmpContext *ctx, const HmpArgs *args);
->>>>>>> 8a62ac5 (migration: out of and into the sidecar, live)
 
 #endif
