@@ -333,6 +333,13 @@ static bool may_take_long(NbdConn *conn, const NbdRequest *req)
     }
 }
 
+/* With answers waiting to be sent, more workers would only read ahead of the
+ * client, into ever more buffers, which the CPU's cache then cannot hold. */
+static bool should_hand_on(NbdConn *conn, const NbdRequest *req)
+{
+    return may_take_long(conn, req) && !nbd_tx_is_congested(conn);
+}
+
 /* Run it with the role in hand; true: still there. */
 static bool run_in_hand(NbdConn *conn, const NbdJob *job, uint8_t *buf)
 {
@@ -384,7 +391,7 @@ static void serve(NbdConn *conn, NbdBuffer **buffer)
 
     resume_payload(conn, buffer);
     while (next_request(conn, buffer, wait, &job)) {
-        if (may_take_long(conn, &job.req)) {
+        if (should_hand_on(conn, &job.req)) {
             nbd_conn_arm(conn);
             nbd_run(conn, &job, (*buffer)->data);
             return;

@@ -119,9 +119,10 @@ struct NbdConn {
     gint refs;    /* its owner until it takes it down, and every token */
     gint role;    /* NBD_ROLE */
     gint closing; /* take no more requests */
+    gint tx_queue; /* threads that hold or want tx_lock */
 
-    /* The owner of the role.  (Also sets exp, under the lock.)  exp and session are constant from the first
-     * request on. */
+    /* The owner of the role; it sets exp under the lock.  exp and session are
+     * constant from the first request on. */
     guint serial;
     bool transmission;
     NbdExport *exp;
@@ -229,6 +230,10 @@ typedef enum {
     NBD_RX_GONE,    /* end of file, error, or not NBD */
 } NbdRxResult;
 NbdRxResult nbd_receive(NbdConn *conn, uint8_t *buf, bool wait);
+void nbd_tx_lock(NbdConn *conn);
+void nbd_tx_unlock(NbdConn *conn);
+/* Answers come faster than the client takes them. */
+bool nbd_tx_is_congested(NbdConn *conn);
 /* Send all of it; false if the connection is broken, which its owner learns
  * by itself.  The _locked form is for replies in several sends. */
 bool nbd_send(NbdConn *conn, struct iovec *iov, int n);

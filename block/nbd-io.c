@@ -200,12 +200,29 @@ bool nbd_send_locked(NbdConn *conn, struct iovec *iov, int n)
     return !conn->tx_broken;
 }
 
+void nbd_tx_lock(NbdConn *conn)
+{
+    g_atomic_int_inc(&conn->tx_queue);
+    pthread_mutex_lock(&conn->tx_lock);
+}
+
+void nbd_tx_unlock(NbdConn *conn)
+{
+    pthread_mutex_unlock(&conn->tx_lock);
+    g_atomic_int_add(&conn->tx_queue, -1);
+}
+
+bool nbd_tx_is_congested(NbdConn *conn)
+{
+    return g_atomic_int_get(&conn->tx_queue) > 1;
+}
+
 bool nbd_send(NbdConn *conn, struct iovec *iov, int n)
 {
     bool ok;
 
-    pthread_mutex_lock(&conn->tx_lock);
+    nbd_tx_lock(conn);
     ok = nbd_send_locked(conn, iov, n);
-    pthread_mutex_unlock(&conn->tx_lock);
+    nbd_tx_unlock(conn);
     return ok;
 }

@@ -55,7 +55,7 @@ static uint64_t now_ns(void)
  * thread lost the CPU) does not weigh much.  Races lose a sample, no more. */
 static void note_pace(gint *pace, uint64_t start)
 {
-    gint sample = (gint)MIN(now_ns() - start, 4U * NBD_HAND_ON_NS);
+    gint sample = (gint)MIN(now_ns() - start, 16U * NBD_HAND_ON_NS);
     gint old = g_atomic_int_get(pace);
 
     g_atomic_int_set(pace, old + (sample - old) / 16);
@@ -195,11 +195,11 @@ static void read_simple(NbdConn *conn, const NbdRequest *req, uint8_t *buf)
         return;
     }
     nbd_put_simple_reply(head, req->cookie, NBD_SUCCESS);
-    pthread_mutex_lock(&conn->tx_lock);
+    nbd_tx_lock(conn);
     if (nbd_send_locked(conn, iov, 2)) {
         read_simple_rest(conn, req, buf, now);
     }
-    pthread_mutex_unlock(&conn->tx_lock);
+    nbd_tx_unlock(conn);
 }
 
 /* ---- WRITE ---------------------------------------------------------- */

@@ -8,8 +8,9 @@
  *
  * A request needs a token; there are max_workers of them and one thread more,
  * so that there is always a thread for what needs none (accept, handshake,
- * timers).  Each export brings one of its own.  Who gets one, so that drives which wait (drained, held by a
- * backup's hook, or a client that reads nothing) cannot starve the others:
+ * timers).  Each export brings a token of its own.  Who gets one, so that
+ * drives which wait (drained, held by a backup's hook, or a client that reads
+ * nothing) cannot starve the others:
  *
  *  1. an export with nothing running gets any free token, and one is reserved
  *     for each such export;
@@ -241,7 +242,8 @@ static bool watch_look(NbdServer *srv)
     return active;
 }
 
-/* Take the role from those who run the same request as at the last look. */
+/* Take the role from those who run the same request as at the last look; but
+ * a client that does not take its answers gets no further worker. */
 static void watch_take(NbdServer *srv)
 {
     for (GList *l = srv->conns.head; l; l = l->next) {
@@ -249,6 +251,7 @@ static void watch_take(NbdServer *srv)
         gint role = g_atomic_int_get(&conn->role);
 
         if (role == conn->watched && NBD_ROLE_OF(role) == NBD_ROLE_BUSY &&
+            !nbd_tx_is_congested(conn) &&
             g_atomic_int_compare_and_exchange(
                 &conn->role, role, NBD_ROLE((guint)role >> 2, NBD_ROLE_OWNED))) {
             nbd_conn_arm(conn);
