@@ -546,6 +546,76 @@ static void test_claims_cost_nothing(void)
     writing_end(&x);
 }
 
+/* ---- the worked example of docs/specs/vma.txt -------------------------------- */
+
+static GByteArray *example_archive(void)
+{
+    static uint8_t uuid[16], cluster[65536];
+    int fd = memfd_create("archive", MFD_CLOEXEC), copy = dup(fd);
+    GError *error = NULL;
+    VmaTarget *t = vma_target_from_fd(fd, "memory", &error);
+    GByteArray *a = g_byte_array_new();
+    VmaWriter *w;
+
+    for (unsigned i = 0; i < sizeof(uuid); i++) {
+        uuid[i] = i * 0x11;
+    }
+    w = vma_writer_new(t, uuid, 1700000000, true, &error);
+    vma_writer_add_config(w, "vm.conf", "name: demo\n", 11, &error);
+    vma_writer_add_device(w, "vda", 65536 + 4096 + 512, &error);
+    memset(cluster + 1 * 4096, 'A', 4096);
+    memset(cluster + 3 * 4096, 'B', 4096);
+    g_assert_cmpint(vma_writer_put_cluster(w, 1, 0, cluster, &error), ==, 14 * 4096);
+    memset(cluster, 0, sizeof(cluster));
+    memset(cluster + 4096, 'C', 512);
+    g_assert_cmpint(vma_writer_put_cluster(w, 1, 1, cluster, &error), ==, 4096);
+    g_assert_true(vma_writer_finish(w, &error) && vma_target_commit(t, &error));
+    g_byte_array_set_size(a, vma_writer_bytes(w));
+    g_assert_cmpint(pread(copy, a->data, a->len, 0), ==, a->len);
+    close(copy);
+    vma_writer_free(w);
+    vma_target_free(t);
+    return a;
+}
+
+/* "    00003228  00 0a …": the bytes at that offset.  How many there are. */
+static unsigned check_dump_line(const char *line, const GByteArray *a)
+{
+    const char *p = line + strspn(line, " ");
+    unsigned n = 0;
+    char *end;
+    guint64 at = g_ascii_strtoull(p, &end, 16);
+
+    if (end != p + 8 || end[0] != ' ' || end[1] != ' ') {
+        return 0;
+    }
+    for (p = end; g_ascii_isxdigit(p[strspn(p, " ")]); p = end) {
+        g_assert_cmpuint(at + n, <, a->len);
+        g_assert_cmphex(a->data[at + n], ==, g_ascii_strtoull(p, &end, 16));
+        n++;
+    }
+    return n;
+}
+
+static void test_worked_example(void)
+{
+    g_autoptr(GByteArray) a = example_archive();
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    unsigned n = 0;
+
+    if (!g_file_get_contents("docs/specs/vma.txt", &text, NULL, NULL)) {
+        g_test_skip("not run in the source tree");
+        return;
+    }
+    lines = g_strsplit(text, "\n", -1);
+    for (unsigned i = 0; lines[i]; i++) {
+        n += check_dump_line(lines[i], a);
+    }
+    g_assert_cmpuint(n, >, 300);
+    g_assert_true(sample_read(a->data, a->len, 0, NULL, NULL));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -566,5 +636,6 @@ int main(int argc, char **argv)
     g_test_add_func("/vma/reader/duplicate-cluster", test_duplicate_cluster);
     g_test_add_func("/vma/reader/digest-extent-alone", test_digest_extent_alone);
     g_test_add_func("/vma/reader/claims-cost-nothing", test_claims_cost_nothing);
+    g_test_add_func("/vma/worked-example", test_worked_example);
     return g_test_run();
 }
