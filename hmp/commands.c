@@ -145,7 +145,7 @@ const HmpCommand hmp_commands[] = {
         .name = "migrate",
         .args_type = "detach:-d,blk:-b,inc:-i,xbzrle:-x,uri:s",
         .params = "[-d] [-b] [-i] [-x] uri",
-        .help = "migrate to URI (using -d to not wait for completion)\n\t\t\t -b to copy the drives too\n\t\t\t -i to copy only what lies above the backing files\n\t\t\t -x to send changed pages as differences (XBZRLE)",
+        .help = "migrate to URI (-d: in the background; -b: copy the drives too; -i: only what lies above the backing files; -x: XBZRLE)",
         .run = hmp_migrate,
     },
     {

@@ -40,10 +40,11 @@ static const char *answer_to(const char *line)
 {
     static const char *const answers[][2] = {
         { "info status", "VM status: running\r\n" },
-        { "help", "cont|c  -- resume\r\neject [-f] device -- eject\r\n"
+        { "help", "boot_set bootdevice -- define\r\ncont|c  -- resume\r\n"
+                  "eject [-f] device -- eject\r\n"
                   "info [subcommand] -- show\r\nquit|q  -- quit\r\n" },
         { "help info", "info cpus  -- show cpus\r\ninfo status  -- show status\r\n" },
-        { "help eject", "eject [-f] device -- eject\r\n" },
+        { "help boot_set", "boot_set bootdevice -- define\r\n" },
         { "x/2x $rip", "0000: 1 2\r\n" },
         { "cpu 9", "invalid CPU index\r\n" },
         { "cpu 1", "" }, { "quit", "" }, { "stop", "" },
@@ -294,7 +295,7 @@ static void test_ours(Fixture *f, gconstpointer data)
     assert_says(fd, "help backup_cancel",
                 "backup_cancel  -- cancel the current VM backup\r\n");
     assert_says(fd, "? info backup", "info backup  -- show backup status\r\n");
-    assert_says(fd, "help eject", "eject [-f] device -- eject\r\n");
+    assert_says(fd, "help boot_set", "boot_set bootdevice -- define\r\n");
     assert_says(fd, "help info", "info backup  -- show backup status\r\n"
                 "info cpus  -- show cpus\r\n"
                 "info history  -- show the command line history\r\n"
@@ -319,7 +320,7 @@ static void test_lists(Fixture *f, gconstpointer data)
 
         g_assert_nonnull(strstr(help, start));
     }
-    g_assert_nonnull(strstr(help, "cont|c  -- resume\r\n"));
+    g_assert_nonnull(strstr(help, "boot_set bootdevice -- define\r\n"));
     for (const char *p = help; *p; p = strstr(p, "\r\n") + 2) {
         g_assert_cmpint(strcmp(p, last), >, 0);
         last = p;
