@@ -66,18 +66,6 @@ static void wait_saved(BackupDrive *d, uint64_t cluster)
     pthread_mutex_unlock(&d->lock);
 }
 
-static bool is_hole(BackupDrive *d, uint64_t cluster)
-{
-    int64_t len = backup_cluster_len(d, cluster), pnum = 0;
-    int ret;
-
-    if (!d->has_holes) {
-        return false;
-    }
-    ret = bdrv_block_status(d->node, cluster * BACKUP_CLUSTER_SIZE, len, &pnum);
-    return ret >= 0 && (ret & BDRV_BLOCK_ZERO) && pnum == len;
-}
-
 /* Read a cluster and hand it over.  On failure the job has failed. */
 static void copy_data(BackupDrive *d, uint64_t cluster)
 {
@@ -107,11 +95,7 @@ static void copy_data(BackupDrive *d, uint64_t cluster)
 /* The caller has claimed it. */
 static void copy_cluster(BackupDrive *d, uint64_t cluster)
 {
-    if (is_hole(d, cluster)) {
-        bitmap_set(d->zero, cluster);
-    } else {
-        copy_data(d, cluster);
-    }
+    copy_data(d, cluster);
     atomic_fetch_add_explicit(&d->job->guest_copied, backup_cluster_len(d, cluster),
                               memory_order_relaxed);
     backup_mark_saved(d, cluster);

@@ -6,6 +6,7 @@
  */
 #include "job.h"
 
+#include "util/background.h"
 #include "util/error.h"
 
 #include <unistd.h>
@@ -124,7 +125,8 @@ static bool register_all(BackupJob *job, GError **errp)
 
 static bool make_queue(BackupJob *job, const BackupRequest *req, GError **errp)
 {
-    BackupQueue *q = backup_queue_new(req->buffer_size ? req->buffer_size : BACKUP_BUFFER_DEFAULT,
+    BackupQueue *q = backup_queue_new(job->n_drives,
+                                      req->buffer_size ? req->buffer_size : BACKUP_BUFFER_DEFAULT,
                                       req->spill_dir,
                                       req->spill_limit ? req->spill_limit : BACKUP_SPILL_DEFAULT,
                                       req->stall_ms ? req->stall_ms : BACKUP_STALL_DEFAULT_MS,
@@ -174,6 +176,7 @@ bool backup_job_start(BackupJob *job, const BackupRequest *req, GError **errp)
 
 void backup_job_run(BackupJob *job)
 {
+    thread_set_background(BACKUP_SWEEP_NICE);
     backup_sweep(job);
     /* After this no guest's write is in the hook, so everything is saved, or
      * nobody cares any more. */

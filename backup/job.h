@@ -15,6 +15,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+/* The sweep has all the time in the world; guests may wait for what the writer
+ * frees. */
+#define BACKUP_SWEEP_NICE 19
+#define BACKUP_WRITER_NICE 10
+
 typedef struct BackupJob BackupJob;
 
 /*
@@ -23,8 +28,8 @@ typedef struct BackupJob BackupJob;
  *     untouched ──claimed──► being read ──saved──► handed over (or known zero)
  *
  * and who sets its bit in `claimed' is the one who reads it.  Bits are never
- * cleared.  `zero' marks what guests' writes found to be zero: those clusters
- * are given to the archive at the very end, and take no room until then.
+ * cleared.  `zero' marks the holes, which the sweep finds first of all: they
+ * are never read, and the writer takes them from there.
  */
 typedef struct {
     /* constant while the backup runs */
@@ -35,10 +40,11 @@ typedef struct {
     int64_t length;
     uint64_t n_clusters;
     int stream;           /* the driver's id */
-    bool has_holes;       /* worth asking the image for its zeros */
+    bool has_holes;       /* worth asking the image for them */
 
     /* any thread */
-    Bitmap *claimed, *saved, *zero;
+    Bitmap *claimed, *saved;
+    Bitmap *zero;          /* the sweep's, then the writer's */
     atomic_uint n_waiting; /* guests that wait for another's read */
 
     pthread_mutex_t lock;      /* with saved_cond: to wait for a bit in `saved' */
@@ -139,8 +145,7 @@ void backup_read_failed(BackupDrive *d, uint64_t cluster, int errnum);
 /* Read everything that no guest's write has saved.  Returns when the job has
  * stopped, too. */
 void backup_sweep(BackupJob *job);
-/* The writer's thread: the queue, then the clusters in `zero', then
- * BackupDriver.complete. */
+/* The writer's thread: the queue and the holes, then BackupDriver.complete. */
 void *backup_writer_thread(void *job);
 
 #endif

@@ -7,8 +7,8 @@
  *
  * Invariants (lock held):
  *   1. every buffer is on the free stack, in the ring, or with one caller;
- *   2. the ring has room for all buffers and MAX_ZERO_RUNS runs, so that
- *      pushing never waits and never allocates;
+ *   2. the ring has room for all buffers and an item more for each drive, so
+ *      that pushing never waits and never allocates;
  *   3. a slot of the spill file is free, with one caller, or in `spilled'.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -26,7 +26,6 @@
 #define MIN_BUFFERS 16
 #define MAX_BOUNCE 16      /* buffers through which guests reach the spill file */
 #define MAX_SWEEP 64       /* a short queue stays in the CPU's caches */
-#define MAX_ZERO_RUNS 256
 
 struct BackupQueue {
     /* constant */
@@ -46,7 +45,6 @@ struct BackupQueue {
     size_t n_free, min_free;
     BackupItem *ring;
     size_t ring_size, ring_head, ring_len;
-    size_t n_zero_runs;
     BackupSpill *spill;
     GArray *spilled; /* of BackupItem; a stack, any order will do */
     uint64_t n_spilled;
@@ -93,9 +91,9 @@ static bool alloc_memory(BackupQueue *q, GError **errp)
     return true;
 }
 
-BackupQueue *backup_queue_new(uint64_t buffer_size, const char *spill_dir,
-                              int64_t spill_limit, unsigned stall_ms,
-                              GError **errp)
+BackupQueue *backup_queue_new(unsigned n_drives, uint64_t buffer_size,
+                              const char *spill_dir, int64_t spill_limit,
+                              unsigned stall_ms, GError **errp)
 {
     BackupQueue *q = g_new0(BackupQueue, 1);
     char *first;
@@ -121,7 +119,7 @@ BackupQueue *backup_queue_new(uint64_t buffer_size, const char *spill_dir,
     }
     q->load_buf = first + q->n_buffers * BACKUP_CLUSTER_SIZE;
     q->n_free = q->min_free = q->n_buffers;
-    q->ring_size = q->n_buffers + MAX_ZERO_RUNS;
+    q->ring_size = q->n_buffers + n_drives;
     q->ring = g_new(BackupItem, q->ring_size);
     q->spill = backup_spill_new(spill_dir, spill_limit);
     q->spilled = g_array_new(FALSE, FALSE, sizeof(BackupItem));
@@ -203,7 +201,7 @@ static void ring_push(BackupQueue *q, const BackupItem *item)
 static void push_data(BackupQueue *q, unsigned drive, uint64_t cluster, void *buf)
 {
     ring_push(q, &(BackupItem){ .kind = BACKUP_ITEM_DATA, .drive = drive,
-                                .cluster = cluster, .count = 1, .buf = buf });
+                                .cluster = cluster, .buf = buf });
 }
 
 /* ---- the sweep --------------------------------------------------------- */
@@ -241,28 +239,10 @@ void backup_queue_sleep(BackupQueue *q, int64_t ns)
     pthread_mutex_unlock(&q->lock);
 }
 
-bool backup_queue_push_zeros(BackupQueue *q, unsigned drive, uint64_t cluster,
-                             uint64_t count)
-{
-    bool room;
-
-    pthread_mutex_lock(&q->lock);
-    room = q->n_zero_runs < MAX_ZERO_RUNS;
-    if (room) {
-        q->n_zero_runs++;
-        ring_push(q, &(BackupItem){ .kind = BACKUP_ITEM_ZEROS, .drive = drive,
-                                    .cluster = cluster, .count = count });
-    }
-    pthread_mutex_unlock(&q->lock);
-    return room;
-}
-
-void backup_queue_wait_zeros(BackupQueue *q)
+void backup_queue_push_holes(BackupQueue *q, unsigned drive)
 {
     pthread_mutex_lock(&q->lock);
-    while (!q->stopped && q->n_zero_runs >= MAX_ZERO_RUNS) {
-        pthread_cond_wait(&q->sweep_cond, &q->lock);
-    }
+    ring_push(q, &(BackupItem){ .kind = BACKUP_ITEM_HOLES, .drive = drive });
     pthread_mutex_unlock(&q->lock);
 }
 
@@ -340,7 +320,7 @@ static void push_spilled(BackupQueue *q, unsigned drive, uint64_t cluster,
                          const BackupRoom *room)
 {
     BackupItem item = { .kind = BACKUP_ITEM_SPILLED, .drive = drive,
-                        .cluster = cluster, .count = 1, .slot = room->slot };
+                        .cluster = cluster, .slot = room->slot };
     int ret = backup_spill_write(q->spill, room->slot, room->buf);
 
     pthread_mutex_lock(&q->lock);
@@ -415,26 +395,34 @@ static bool take_item(BackupQueue *q, BackupItem *item)
     return false;
 }
 
-bool backup_queue_pop(BackupQueue *q, BackupItem *item, GError **errp)
+static bool load(BackupQueue *q, BackupItem *item, GError **errp)
 {
-    bool got = false;
     int ret;
 
+    item->buf = q->load_buf;
+    ret = backup_spill_read(q->spill, item->slot, item->buf);
+    if (ret < 0) {
+        error_set_errno(errp, -ret, "reading back old data from the temporary file");
+    }
+    return ret == 0;
+}
+
+BackupPop backup_queue_pop(BackupQueue *q, BackupItem *item, bool wait, GError **errp)
+{
+    bool got = false, end;
+
     pthread_mutex_lock(&q->lock);
-    while (!q->stopped && !(got = take_item(q, item)) && !q->closed) {
+    while (!q->stopped && !(got = take_item(q, item)) && !q->closed && wait) {
         pthread_cond_wait(&q->item_cond, &q->lock);
     }
+    end = q->stopped || (!got && q->closed);
     pthread_mutex_unlock(&q->lock);
 
-    if (got && item->kind == BACKUP_ITEM_SPILLED) {
-        item->buf = q->load_buf;
-        ret = backup_spill_read(q->spill, item->slot, item->buf);
-        if (ret < 0) {
-            error_set_errno(errp, -ret, "reading back old data from the temporary file");
-            return false;
-        }
+    if (!got) {
+        return end ? BACKUP_POP_END : BACKUP_POP_NONE;
     }
-    return got;
+    return item->kind != BACKUP_ITEM_SPILLED || load(q, item, errp) ? BACKUP_POP_ITEM
+                                                                    : BACKUP_POP_ERROR;
 }
 
 void backup_queue_done(BackupQueue *q, const BackupItem *item)
@@ -448,9 +436,7 @@ void backup_queue_done(BackupQueue *q, const BackupItem *item)
         backup_spill_give(q->spill, item->slot);
         wake_for_room(q);
         break;
-    case BACKUP_ITEM_ZEROS:
-        q->n_zero_runs--;
-        pthread_cond_signal(&q->sweep_cond);
+    case BACKUP_ITEM_HOLES:
         break;
     }
     pthread_mutex_unlock(&q->lock);

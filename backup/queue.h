@@ -18,7 +18,7 @@
  * for a bounded time, after which the backup must be given up.  The sweep also
  * waits while anything is in the spill file: it would only make it grow.
  *
- * Clusters that are known to be zero need no buffer.
+ * Holes need no buffer; that they are all known is told with an item.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -31,7 +31,7 @@ typedef struct BackupQueue BackupQueue;
 
 typedef enum {
     BACKUP_ITEM_DATA,    /* in a buffer */
-    BACKUP_ITEM_ZEROS,   /* @count clusters of zeros */
+    BACKUP_ITEM_HOLES,   /* none: all holes of a drive are in BackupDrive.zero now */
     BACKUP_ITEM_SPILLED, /* in the spill file */
 } BackupItemKind;
 
@@ -39,7 +39,6 @@ typedef struct {
     BackupItemKind kind;
     unsigned drive;      /* the caller's number for it */
     uint64_t cluster;
-    uint64_t count;      /* BACKUP_ITEM_ZEROS, else 1 */
     void *buf;           /* BACKUP_ITEM_DATA and, once loaded, SPILLED */
     int64_t slot;        /* BACKUP_ITEM_SPILLED */
 } BackupItem;
@@ -56,9 +55,9 @@ typedef struct {
 } BackupQueueStats;
 
 /* Arguments as in BackupRequest, with the defaults filled in. */
-BackupQueue *backup_queue_new(uint64_t buffer_size, const char *spill_dir,
-                              int64_t spill_limit, unsigned stall_ms,
-                              GError **errp);
+BackupQueue *backup_queue_new(unsigned n_drives, uint64_t buffer_size,
+                              const char *spill_dir, int64_t spill_limit,
+                              unsigned stall_ms, GError **errp);
 /* Nobody uses it any more. */
 void backup_queue_free(BackupQueue *q);
 
@@ -76,11 +75,8 @@ void *backup_queue_get_sweep(BackupQueue *q);
 void backup_queue_wait_sweep(BackupQueue *q);
 /* Sleep for @ns or until the queue is stopped. */
 void backup_queue_sleep(BackupQueue *q, int64_t ns);
-/* Never waits; false: too many such runs are queued. */
-bool backup_queue_push_zeros(BackupQueue *q, unsigned drive, uint64_t cluster,
-                             uint64_t count);
-/* Wait until push_zeros may work, or the queue is stopped. */
-void backup_queue_wait_zeros(BackupQueue *q);
+/* All holes of a drive are known.  Once a drive. */
+void backup_queue_push_holes(BackupQueue *q, unsigned drive);
 
 /* ---- guests' writes ---------------------------------------------------- */
 
@@ -101,9 +97,13 @@ void backup_queue_put(BackupQueue *q, void *buf); /* unused */
 
 /* ---- the writer --------------------------------------------------------- */
 
-/* Waits for an item; false: closed and empty, or stopped, or (with an error)
- * the spill file cannot be read. */
-bool backup_queue_pop(BackupQueue *q, BackupItem *item, GError **errp);
+typedef enum {
+    BACKUP_POP_ITEM,
+    BACKUP_POP_NONE,  /* not @wait, and there is nothing now */
+    BACKUP_POP_END,   /* closed and empty, or stopped */
+    BACKUP_POP_ERROR, /* the spill file cannot be read */
+} BackupPop;
+BackupPop backup_queue_pop(BackupQueue *q, BackupItem *item, bool wait, GError **errp);
 /* It is in the archive. */
 void backup_queue_done(BackupQueue *q, const BackupItem *item);
 

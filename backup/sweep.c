@@ -1,10 +1,15 @@
 /*
  * The sweep: reads everything that no guest's write has saved first.
  *
- * Drive by drive, from the front, several reads in flight.  Holes are not
- * read.  What a drive says of its holes holds for every cluster that is still
- * unclaimed when it is claimed here, however old the answer: until a cluster
- * has been claimed and saved nobody can have changed it.
+ * First it looks for the holes of all drives, and claims them: that takes
+ * little time, and from then on guests' writes into them cost nothing.  (They
+ * do not look for themselves: asking a file for its holes takes a lock that its
+ * writers need.)  What a drive says of its holes holds for every cluster that
+ * is still unclaimed when it is claimed here, however old the answer: until a
+ * cluster has been claimed and saved nobody can have changed it.
+ *
+ * Then it reads the rest, drive by drive from the front, several reads in
+ * flight.
  *
  * The sweep must not sleep while it has claimed a cluster and not read it,
  * because a guest's write may be waiting for just that one.  So room and speed
@@ -31,10 +36,6 @@ typedef struct {
     SweepRead reads[DEPTH];
     SweepRead *idle[DEPTH];
     unsigned n_idle;
-    /* What the image last said: from where it was asked, all clusters before
-     * run_end are holes, or all are (at least partly) data. */
-    uint64_t run_end;
-    bool run_is_zero;
 } Sweep;
 
 /* Bring in one read. */
@@ -63,59 +64,6 @@ static void reap_all(Sweep *s)
     while (s->n_idle < DEPTH) {
         reap(s);
     }
-}
-
-/* Ask the image about the run that @cluster is in.  The last cluster may be
- * partial: it is a hole if its part is. */
-static void look_up_run(Sweep *s, uint64_t cluster)
-{
-    BackupDrive *d = s->d;
-    int64_t offset = cluster * BACKUP_CLUSTER_SIZE, pnum = 0;
-    int ret = bdrv_block_status(d->node, offset, d->length - offset, &pnum);
-
-    s->run_is_zero = false;
-    s->run_end = cluster + 1;
-    if (ret < 0 || pnum <= 0) {
-        return; /* reading will tell what is wrong */
-    }
-    if (offset + pnum >= d->length) {
-        s->run_end = d->n_clusters;
-        s->run_is_zero = ret & BDRV_BLOCK_ZERO;
-    } else if (!(ret & BDRV_BLOCK_ZERO)) {
-        s->run_end = (offset + pnum - 1) / BACKUP_CLUSTER_SIZE + 1;
-    } else if (pnum >= BACKUP_CLUSTER_SIZE) {
-        s->run_end = (offset + pnum) / BACKUP_CLUSTER_SIZE;
-        s->run_is_zero = true;
-    }
-}
-
-/* Queue the zeros of [first, end), all claimed by us. */
-static void queue_zeros(Sweep *s, uint64_t first, uint64_t end)
-{
-    while (first < end && !backup_job_stopped(s->job) &&
-           !backup_queue_push_zeros(s->job->queue, s->d->index, first, end - first)) {
-        reap_all(s);
-        backup_queue_wait_zeros(s->job->queue);
-    }
-}
-
-/* @first is in a run of zeros: claim what is unclaimed, queue it, return where
- * the run ends. */
-static uint64_t sweep_zeros(Sweep *s, uint64_t first)
-{
-    BackupDrive *d = s->d;
-    uint64_t start = first, c;
-
-    for (c = first; c < s->run_end && !backup_job_stopped(s->job); c++) {
-        if (bitmap_test_and_set(d->claimed, c)) {
-            queue_zeros(s, start, c);
-            start = c + 1;
-        } else {
-            backup_mark_saved(d, c);
-        }
-    }
-    queue_zeros(s, start, c);
-    return c;
 }
 
 /* A buffer, when the speed limit and the queue allow one; NULL: stopped. */
@@ -170,22 +118,56 @@ static void sweep_drive(Sweep *s, BackupDrive *d)
     uint64_t c = 0;
 
     s->d = d;
-    s->run_end = 0;
-    while (!backup_job_stopped(s->job)) {
-        c = bitmap_next_clear(d->claimed, c);
-        if (c == d->n_clusters) {
-            break;
-        }
-        if (c >= s->run_end) {
-            look_up_run(s, c);
-        }
-        if (s->run_is_zero) {
-            c = sweep_zeros(s, c);
-        } else {
-            sweep_data(s, c++);
-        }
+    while (!backup_job_stopped(s->job) &&
+           (c = bitmap_next_clear(d->claimed, c)) < d->n_clusters) {
+        sweep_data(s, c++);
     }
     reap_all(s);
+}
+
+/* ---- holes --------------------------------------------------------------- */
+
+/* The clusters of a run of zeros at @offset: whole ones, and the last of the
+ * image if its part is zero. */
+static void claim_holes(BackupDrive *d, int64_t offset, int64_t bytes)
+{
+    uint64_t first = (offset + BACKUP_CLUSTER_SIZE - 1) / BACKUP_CLUSTER_SIZE;
+    uint64_t end = offset + bytes >= d->length ? d->n_clusters
+                                               : (uint64_t)(offset + bytes) / BACKUP_CLUSTER_SIZE;
+
+    for (uint64_t c = first; c < end; c++) {
+        if (!bitmap_test_and_set(d->claimed, c)) {
+            bitmap_set(d->zero, c);
+            backup_mark_saved(d, c);
+        }
+    }
+}
+
+static void find_holes(BackupDrive *d)
+{
+    int64_t offset = 0, pnum;
+
+    while (offset < d->length && !backup_job_stopped(d->job)) {
+        int ret = bdrv_block_status(d->node, offset, d->length - offset, &pnum);
+
+        if (ret < 0 || pnum <= 0) {
+            return; /* then it is all read, and reading will tell what is wrong */
+        }
+        if (ret & BDRV_BLOCK_ZERO) {
+            claim_holes(d, offset, pnum);
+        }
+        offset += pnum;
+    }
+}
+
+static void find_all_holes(BackupJob *job)
+{
+    for (size_t i = 0; i < job->n_drives; i++) {
+        if (job->drives[i].has_holes) {
+            find_holes(&job->drives[i]);
+            backup_queue_push_holes(job->queue, i);
+        }
+    }
 }
 
 void backup_sweep(BackupJob *job)
@@ -201,6 +183,7 @@ void backup_sweep(BackupJob *job)
     for (unsigned i = 0; i < DEPTH; i++) {
         s.idle[s.n_idle++] = &s.reads[i];
     }
+    find_all_holes(job);
     for (size_t i = 0; i < job->n_drives && !backup_job_stopped(job); i++) {
         sweep_drive(&s, &job->drives[i]);
     }

@@ -2,9 +2,24 @@
  * The archive's writer: a thread of its own, so that neither a guest nor a
  * monitor ever waits for a slow archive.
  *
+ * What comes through the queue goes first, because it takes up memory; holes
+ * are written whenever the queue is empty, a few at a time.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "job.h"
+
+#include "util/background.h"
+
+#define HOLES_AT_ONCE 256
+
+typedef struct {
+    BackupJob *job;
+    /* Which drives' holes are known: those before n_drives in drives. */
+    unsigned *drives;
+    unsigned n_drives, cur_drive; /* those before cur_drive are done */
+    uint64_t cur_cluster;
+} Writer;
 
 /* One cluster; @buf NULL: zeros. */
 static bool dump(BackupJob *job, BackupDrive *d, uint64_t cluster,
@@ -20,85 +35,78 @@ static bool dump(BackupJob *job, BackupDrive *d, uint64_t cluster,
     return true;
 }
 
-static bool dump_zeros(BackupJob *job, BackupDrive *d, uint64_t first,
-                       uint64_t end, GError **errp)
+static bool holes_left(const Writer *w)
 {
-    for (uint64_t c = first; c < end; c++) {
-        if (backup_job_stopped(job) || !dump(job, d, c, NULL, errp)) {
+    return w->cur_drive < w->n_drives;
+}
+
+/* Some of the holes that are known. */
+static bool dump_holes(Writer *w, GError **errp)
+{
+    BackupDrive *d = &w->job->drives[w->drives[w->cur_drive]];
+
+    for (unsigned i = 0; i < HOLES_AT_ONCE; i++) {
+        w->cur_cluster = bitmap_next_set(d->zero, w->cur_cluster);
+        if (w->cur_cluster == d->n_clusters) {
+            w->cur_drive++;
+            w->cur_cluster = 0;
+            break;
+        }
+        if (!dump(w->job, d, w->cur_cluster++, NULL, errp)) {
             return false;
         }
     }
     return true;
 }
 
-static bool dump_item(BackupJob *job, const BackupItem *item, GError **errp)
+static bool dump_item(Writer *w, const BackupItem *item, GError **errp)
 {
-    BackupDrive *d = &job->drives[item->drive];
+    BackupDrive *d = &w->job->drives[item->drive];
 
-    if (item->kind == BACKUP_ITEM_ZEROS) {
-        return dump_zeros(job, d, item->cluster, item->cluster + item->count, errp);
+    if (item->kind == BACKUP_ITEM_HOLES) {
+        w->drives[w->n_drives++] = item->drive;
+        return true;
     }
-    return dump(job, d, item->cluster, item->buf, errp);
+    return dump(w->job, d, item->cluster, item->buf, errp);
 }
 
-static bool drain_queue(BackupJob *job, GError **errp)
+static bool dump_all(Writer *w, GError **errp)
 {
-    GError *err = NULL;
-    BackupItem item;
+    BackupQueue *q = w->job->queue;
 
-    while (backup_queue_pop(job->queue, &item, &err)) {
-        bool ok = dump_item(job, &item, errp);
+    for (;;) {
+        BackupItem item;
+        BackupPop pop = backup_queue_pop(q, &item, !holes_left(w), errp);
+        bool ok = true;
 
-        backup_queue_done(job->queue, &item);
+        if (pop == BACKUP_POP_ITEM) {
+            ok = dump_item(w, &item, errp);
+            backup_queue_done(q, &item);
+        } else if (pop == BACKUP_POP_ERROR || backup_job_stopped(w->job)) {
+            ok = false;
+        } else if (holes_left(w)) {
+            ok = dump_holes(w, errp);
+        } else {
+            return true;
+        }
         if (!ok) {
             return false;
         }
     }
-    if (err) {
-        g_propagate_error(errp, err);
-        return false;
-    }
-    return !backup_job_stopped(job);
-}
-
-/* What guests' writes found to be zero.  All hooks are off by now. */
-static bool drain_zero_bitmap(BackupJob *job, BackupDrive *d, GError **errp)
-{
-    uint64_t c = 0;
-
-    while ((c = bitmap_next_set(d->zero, c)) < d->n_clusters) {
-        uint64_t end = bitmap_next_clear(d->zero, c);
-
-        if (!dump_zeros(job, d, c, end, errp)) {
-            return false;
-        }
-        c = end;
-    }
-    return true;
-}
-
-static bool write_all(BackupJob *job, GError **errp)
-{
-    if (!drain_queue(job, errp)) {
-        return false;
-    }
-    for (size_t i = 0; i < job->n_drives; i++) {
-        if (!drain_zero_bitmap(job, &job->drives[i], errp)) {
-            return false;
-        }
-    }
-    return job->drv->complete(job->target, errp);
 }
 
 void *backup_writer_thread(void *opaque)
 {
     BackupJob *job = opaque;
+    Writer w = { .job = job, .drives = g_new(unsigned, job->n_drives) };
     GError *err = NULL;
 
-    if (write_all(job, &err)) {
+    thread_set_background(BACKUP_WRITER_NICE);
+    if (dump_all(&w, &err) && job->drv->complete(job->target, &err)) {
         atomic_store(&job->completed, true);
     } else if (err) {
         backup_job_fail(job, err);
     }
+    g_free(w.drives);
     return NULL;
 }
