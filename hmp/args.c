@@ -347,3 +347,22 @@ HmpArgs *hmp_args_parse(const char *cmd, const char *args_type,
     }
     return g_steal_pointer(&args);
 }
+
+char *hmp_add_word(const char *command, const char *word)
+{
+    g_autoptr(GString) s = g_string_new(command);
+
+    if (*word && !word[strcspn(word, " \t\n\v\f\r\\\"'")]) {
+        g_string_append_printf(s, " %s", word);
+        return g_string_free(g_steal_pointer(&s), FALSE);
+    }
+    g_string_append(s, " \"");
+    for (; *word; word++) {
+        if (strchr("\\\"'", *word)) {
+            g_string_append_c(s, '\\');
+        }
+        g_string_append_c(s, *word);
+    }
+    g_string_append_c(s, '"');
+    return g_string_free(g_steal_pointer(&s), FALSE);
+}

@@ -40,6 +40,9 @@ char *hmp_args_word(const char **p, GString *out);
 /* The words of a line, NULL-terminated; g_strfreev; NULL: malformed. */
 char **hmp_args_words(const char *line);
 
+/* @command with @word, quoted if it has to be, as one more argument; g_free. */
+char *hmp_add_word(const char *command, const char *word);
+
 /* An integer expression as of the types i, l, M at *p, moved behind it:
  * + - * / % & | ^ ~ ( ) 'c', decimal, 0x… and 0… octal.  All of + - bind
  * weakest, then & | ^, then * / %, as in QEMU.  On error false and @out. */

@@ -31,9 +31,9 @@ void hmp_eject(HmpContext *ctx, const HmpArgs *args)
 static void change_vnc(HmpContext *ctx, const HmpArgs *args)
 {
     const char *arg = hmp_args_str(args, "arg");
-    g_autofree char *line =
-        g_strdup_printf("change vnc %s %s", hmp_args_str(args, "target"),
-                        arg ? arg : "");
+    g_autofree char *plain =
+        hmp_add_word("change vnc", hmp_args_str(args, "target"));
+    g_autofree char *line = arg ? hmp_add_word(plain, arg) : g_strdup(plain);
     GError *err = NULL;
     g_autofree char *text = hmp_pass_through(ctx, line, &err);
 

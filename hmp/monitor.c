@@ -132,22 +132,6 @@ static bool wants_password(const char *line)
            (g_str_equal(words[2], "password") || g_str_equal(words[2], "passwd"));
 }
 
-/* @command with @password as one more word. */
-static char *with_password(const char *command, const char *password)
-{
-    g_autoptr(GString) s = g_string_new(command);
-
-    g_string_append(s, " \"");
-    for (; *password; password++) {
-        if (strchr("\\\"'", *password)) {
-            g_string_append_c(s, '\\');
-        }
-        g_string_append_c(s, *password);
-    }
-    g_string_append_c(s, '"');
-    return g_string_free(g_steal_pointer(&s), FALSE);
-}
-
 static void rl_line(void *opaque, const char *line)
 {
     HmpMonitor *hmp = opaque;
@@ -155,7 +139,7 @@ static void rl_line(void *opaque, const char *line)
     if (hmp->ask) {
         g_autofree char *command = g_steal_pointer(&hmp->ask);
 
-        run_line(hmp, with_password(command, line));
+        run_line(hmp, hmp_add_word(command, line));
     } else if (wants_password(line)) {
         hmp->ask = g_strdup(line);
         show_prompt(hmp);
