@@ -242,6 +242,69 @@ def descriptors_of_the_caller_reach_qemu_and_none_of_ours(t):
 
 
 @test
+def a_monitor_that_waits_for_its_client_holds_qemu_back(t):
+    path, log = t.path("waits"), t.log_file("stderr")
+    with open(log, "wb") as stderr:
+        process = t.spawn([SIDECAR, *BASE, "-qmp", f"unix:{path},server=on",
+                           "-pidfile", t.path("pid")], stderr=stderr,
+                          stdin=subprocess.DEVNULL)
+
+    def said():
+        with open(log, encoding="utf-8") as f:
+            return f.read()
+    wait_for(lambda: "waiting for connection" in said(), "the wait")
+    assert not os.path.exists(t.path("pid")), "QEMU was started"
+    qmp = QMP(path, lambda: process.poll() is None)
+    equal(qmp("query-status")["status"], "prelaunch")
+    quit_vm(qmp)
+    equal(process.wait(), 0)
+
+
+@test
+def the_wait_for_a_client_can_be_ended(t):
+    path, log = t.path("waits"), t.log_file("stderr")
+    with open(log, "wb") as stderr:
+        process = t.spawn([SIDECAR, *BASE, "-qmp", f"unix:{path},server=on"],
+                          stderr=stderr, stdin=subprocess.DEVNULL)
+
+    def said():
+        with open(log, encoding="utf-8") as f:
+            return f.read()
+    wait_for(lambda: "waiting for connection" in said(), "the wait")
+    process.terminate()
+    equal(process.wait(), -signal.SIGTERM)
+
+
+@test
+def all_ways_to_ask_for_a_monitor_work_at_once(t):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(t.path("m4"))
+    listener.listen()
+    os.set_inheritable(listener.fileno(), True)
+    process = t.spawn([SIDECAR, *BASE, "-qmp", f"unix:{t.path('m1')},server=on,wait=off",
+                       "-qmp-pretty", f"unix:{t.path('m2')},server=on,wait=off",
+                       "-chardev", f"socket,id=c,path={t.path('m3')},server=on,wait=off",
+                       "-mon", "chardev=c,mode=control",
+                       "-chardev", f"socket,id=d,fd={listener.fileno()},server=on,wait=off",
+                       "-mon", "d,mode=control",
+                       "-chardev", "null,id=mine"],
+                      pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL)
+    listener.close()
+    for name in ("m1", "m3", "m4"):
+        qmp = QMP(t.path(name), lambda: process.poll() is None)
+        equal([c["label"] for c in qmp("query-chardev")], ["mine"])
+        qmp.close()
+    pretty = socket.socket(socket.AF_UNIX)
+    pretty.connect(t.path("m2"))
+    contains(pretty.recv(4096).decode(), '{\r\n    "QMP": {')
+    pretty.close()
+    qmp = QMP(t.path("m1"))
+    quit_vm(qmp)
+    equal(process.wait(), 0)
+    assert not os.path.exists(t.path("m1")) and not os.path.exists(t.path("m3"))
+
+
+@test
 def daemonize_returns_when_the_vm_runs(t):
     pidfile = t.path("pid")
     # pipes: the caller must see their end although the VM lives on
