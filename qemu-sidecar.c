@@ -15,12 +15,12 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "config-host.h"
 #include "emulator/cmdline.h"
 #include "emulator/daemon.h"
 #include "emulator/drives.h"
 #include "emulator/guest-ram.h"
 #include "emulator/monitors.h"
+#include "emulator/own-options.h"
 #include "migration/migration.h"
 #include "qapi/monitor.h"
 #include "sidecar.h"
@@ -28,7 +28,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <glib-unix.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,17 +38,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define WORKERS_DEFAULT 32
-
-typedef struct {
-    bool print_command;
-    bool private_ram;
-    unsigned workers;
-} Options;
-
 typedef struct {
     Sidecar sc;            /* first: a Sidecar * is a Program * */
-    Options options;
+    OwnOptions options;
     EmuCmdline *cl;
     EmuMonitors *monitors; /* chardevs, until they are served */
     int daemon_fd;         /* of -daemonize, else -1 */
@@ -59,87 +50,6 @@ typedef struct {
     int wait_status;       /* QEMU's, once it has ended */
     bool failed;           /* exit with 1 whatever QEMU does */
 } Program;
-
-static const char usage[] =
-    "usage: qemu-sidecar [OPTION...] QEMU-BINARY [QEMU-OPTION...]\n"
-    "Runs an unmodified QEMU and serves its drives and monitors.\n"
-    "\n"
-    "  --print-qemu-command  show the rewritten QEMU command and stop\n"
-    "  --private-ram         leave guest RAM to QEMU alone: no live migration\n"
-    "  --workers=N           how many disk requests run at once (1-256) [32]\n"
-    "  --help                this text\n"
-    "  --version             the version\n"
-    "\n"
-    "See qemu-sidecar(1).  Example:\n"
-    "  qemu-sidecar qemu-system-x86_64 -m 512 -drive "
-    "file=disk.img,format=raw,if=virtio -monitor stdio\n";
-
-/* ---- our own options ------------------------------------------------ */
-
-static bool parse_number(const char *text, unsigned min, unsigned max,
-                         unsigned *number)
-{
-    char *end;
-    unsigned long value;
-
-    errno = 0;
-    value = strtoul(text, &end, 10);
-    if (errno || end == text || *end || *text == '-' || value < min ||
-        value > max) {
-        return false;
-    }
-    *number = value;
-    return true;
-}
-
-/* -1: go on with argv[optind…]; else the exit status. */
-static int parse_options(int argc, char **argv, Options *o)
-{
-    enum { PRINT = 256, PRIVATE_RAM, WORKERS, HELP, VERSION };
-    static const struct option longs[] = {
-        {"print-qemu-command", no_argument, NULL, PRINT},
-        {"private-ram", no_argument, NULL, PRIVATE_RAM},
-        {"workers", required_argument, NULL, WORKERS},
-        {"help", no_argument, NULL, HELP},
-        {"version", no_argument, NULL, VERSION},
-        {0},
-    };
-    int c;
-
-    o->workers = WORKERS_DEFAULT;
-    while ((c = getopt_long(argc, argv, "+h", longs, NULL)) != -1) {
-        switch (c) {
-        case PRINT:
-            o->print_command = true;
-            break;
-        case PRIVATE_RAM:
-            o->private_ram = true;
-            break;
-        case WORKERS:
-            if (!parse_number(optarg, 1, 256, &o->workers)) {
-                fprintf(stderr, "qemu-sidecar: --workers: '%s' is not a number "
-                                "from 1 to 256\n", optarg);
-                return 1;
-            }
-            break;
-        case HELP:
-        case 'h':
-            fputs(usage, stdout);
-            return 0;
-        case VERSION:
-            puts("qemu-sidecar " CONFIG_VERSION);
-            return 0;
-        default:
-            fputs("See qemu-sidecar --help.\n", stderr);
-            return 1;
-        }
-    }
-    if (optind == argc) {
-        fputs("qemu-sidecar: which QEMU? See qemu-sidecar --help.\n", stderr);
-        return 1;
-    }
-    return -1;
-}
 
 static void print_warnings(EmuCmdline *cl)
 {
@@ -163,7 +73,7 @@ static int print_ram_fd(void *opaque, const EmuRam *ram)
 }
 
 /* What is only known at run time is shown as an example. */
-static int print_command(EmuCmdline *cl, const Options *o)
+static int print_command(EmuCmdline *cl, const OwnOptions *o)
 {
     int next = 4;
     const EmuRuntime rt = {
@@ -436,6 +346,11 @@ static bool start(Program *p, GError **errp)
     }
     print_warnings(p->cl);
     p->sc.backup = backup_manager_new(p->sc.block);
+    p->sc.backup_defaults = (BackupRequest){
+        .buffer_size = p->options.backup_buffer,
+        .spill_dir = p->options.backup_spill_dir,
+        .spill_limit = p->options.backup_spill,
+    };
     return catch_signals(p, errp) && start_nbd(p, errp) &&
            start_qemu(p, errp);
 }
@@ -540,11 +455,10 @@ static int run(Program *p, const char *const *argv)
 int main(int argc, char **argv)
 {
     static Program program = {.daemon_fd = -1, .signal_fd = -1};
-    int status;
+    int status, rest;
 
     open_std_fds();
-    status = parse_options(argc, argv, &program.options);
-    return status >= 0
-               ? status
-               : run(&program, (const char *const *)argv + optind);
+    status = own_options_parse(argc, argv, &program.options, &rest);
+    return status >= 0 ? status
+                       : run(&program, (const char *const *)argv + rest);
 }

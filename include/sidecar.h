@@ -18,6 +18,7 @@ typedef struct Sidecar {
     NbdServer *nbd;
     char *nbd_socket; /* its abstract name, without the @ */
     BackupManager *backup;
+    BackupRequest backup_defaults; /* what a backup starts from */
     struct MigrationManager *migration;
     Emulator *emu;
     struct GuestRam *ram;        /* shared with QEMU, or NULL */

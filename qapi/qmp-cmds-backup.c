@@ -105,8 +105,9 @@ char *qmp_backup(Monitor *mon, BackupArguments *arg, GError **errp)
 {
     g_autofree const char **configs = NULL;
     void *file, *config;
-    BackupRequest request = { .speed = arg->has_speed ? arg->speed : 0 };
+    BackupRequest request = monitor_sidecar(mon)->backup_defaults;
 
+    request.speed = arg->has_speed ? arg->speed : 0;
     if (!either(arg->backup_file, arg->backupfile, "backup-file", "backupfile", &file,
                 errp) ||
         !either(arg->config_file, arg->config_filename, "config-file",
