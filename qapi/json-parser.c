@@ -85,7 +85,8 @@ void json_reader_free(JsonReader *reader)
 
 bool json_reader_pending(const JsonReader *reader)
 {
-    return reader->token_count > 0 || !reader->lexer.done;
+    return reader->token_count > 0 ||
+           (!reader->lexer.done && reader->lexer.token->len > 0);
 }
 
 static void G_GNUC_PRINTF(2, 3) fail(JsonReader *reader, const char *fmt, ...)
