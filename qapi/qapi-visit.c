@@ -2,8 +2,9 @@
  * Strictly typed values out of JSON and back; see qapi/qapi-visit.h.
  *
  * The wording of the errors is QEMU 7.2's, oddities included, because clients
- * match on it: unsigned types say "expects uint64", range errors and enums
- * name only the last part of the path, and that of a list's element is "null".
+ * match on it: unsigned types say "expects uint64"; range errors, enums and
+ * alternates name only the last part of the path, and that of a list's element
+ * is "null".
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -66,8 +67,7 @@ static char *full_name(const QapiInput *in, const char *name)
     return g_string_free(path, FALSE);
 }
 
-bool qapi_input_type_error(const QapiInput *in, const char *expected,
-                           GError **errp)
+static bool type_error(const QapiInput *in, const char *expected, GError **errp)
 {
     g_autofree char *path = full_name(in, NULL);
 
@@ -76,18 +76,31 @@ bool qapi_input_type_error(const QapiInput *in, const char *expected,
     return false;
 }
 
+static const char *local_name(const QapiInput *in)
+{
+    return in->name ? in->name : "null";
+}
+
+bool qapi_input_no_branch(const QapiInput *in, const char *alternate,
+                          GError **errp)
+{
+    error_set(errp, "Invalid parameter type for '%s', expected: %s",
+              local_name(in), alternate);
+    return false;
+}
+
 /* ---- objects and arrays ----------------------------------------------- */
 
 bool qapi_input_is_object(const QapiInput *in, GError **errp)
 {
     return json_object_is_type(in->value, json_type_object) ||
-           qapi_input_type_error(in, "object", errp);
+           type_error(in, "object", errp);
 }
 
 bool qapi_input_is_array(const QapiInput *in, size_t *n, GError **errp)
 {
     if (!json_object_is_type(in->value, json_type_array)) {
-        return qapi_input_type_error(in, "array", errp);
+        return type_error(in, "array", errp);
     }
     *n = json_object_array_length(in->value);
     return true;
@@ -160,7 +173,7 @@ static bool fits_int64(json_object *value)
 bool qapi_input_int(const QapiInput *in, int64_t *v, GError **errp)
 {
     if (!fits_int64(in->value)) {
-        return qapi_input_type_error(in, "integer", errp);
+        return type_error(in, "integer", errp);
     }
     *v = json_object_get_int64(in->value);
     return true;
@@ -168,8 +181,7 @@ bool qapi_input_int(const QapiInput *in, int64_t *v, GError **errp)
 
 static bool expects(const QapiInput *in, const char *what, GError **errp)
 {
-    error_set(errp, "Parameter '%s' expects %s", in->name ? in->name : "null",
-              what);
+    error_set(errp, "Parameter '%s' expects %s", local_name(in), what);
     return false;
 }
 
@@ -231,7 +243,7 @@ bool qapi_input_number(const QapiInput *in, double *v, GError **errp)
 {
     if (!json_object_is_type(in->value, json_type_double) &&
         !json_object_is_type(in->value, json_type_int)) {
-        return qapi_input_type_error(in, "number", errp);
+        return type_error(in, "number", errp);
     }
     *v = json_object_get_double(in->value);
     return true;
@@ -242,7 +254,7 @@ bool qapi_input_number(const QapiInput *in, double *v, GError **errp)
 bool qapi_input_bool(const QapiInput *in, bool *v, GError **errp)
 {
     if (!json_object_is_type(in->value, json_type_boolean)) {
-        return qapi_input_type_error(in, "boolean", errp);
+        return type_error(in, "boolean", errp);
     }
     *v = json_object_get_boolean(in->value);
     return true;
@@ -251,7 +263,7 @@ bool qapi_input_bool(const QapiInput *in, bool *v, GError **errp)
 bool qapi_input_str(const QapiInput *in, char **v, GError **errp)
 {
     if (!json_object_is_type(in->value, json_type_string)) {
-        return qapi_input_type_error(in, "string", errp);
+        return type_error(in, "string", errp);
     }
     *v = g_strdup(json_object_get_string(in->value));
     return true;
@@ -266,7 +278,7 @@ bool qapi_input_any(const QapiInput *in, json_object **v, GError **errp)
 bool qapi_input_null(const QapiInput *in, bool *v, GError **errp)
 {
     *v = true;
-    return in->value == NULL || qapi_input_type_error(in, "null", errp);
+    return in->value == NULL || type_error(in, "null", errp);
 }
 
 bool qapi_input_enum(const QapiInput *in, const QEnumLookup *lookup, int *v,
@@ -275,13 +287,13 @@ bool qapi_input_enum(const QapiInput *in, const QEnumLookup *lookup, int *v,
     const char *text;
 
     if (!json_object_is_type(in->value, json_type_string)) {
-        return qapi_input_type_error(in, "string", errp);
+        return type_error(in, "string", errp);
     }
     text = json_object_get_string(in->value);
     *v = qapi_enum_find(lookup, text);
     if (*v < 0) {
         error_set(errp, "Parameter '%s' does not accept value '%s'",
-                  in->name ? in->name : "null", text);
+                  local_name(in), text);
         return false;
     }
     return true;

@@ -77,9 +77,10 @@ bool qapi_input_any(const QapiInput *in, json_object **v, GError **errp);
 bool qapi_input_null(const QapiInput *in, bool *v, GError **errp);
 bool qapi_input_enum(const QapiInput *in, const QEnumLookup *lookup, int *v,
                      GError **errp);
-/* Sets "Invalid parameter type for …, expected: @expected"; returns false. */
-bool qapi_input_type_error(const QapiInput *in, const char *expected,
-                           GError **errp);
+/* An alternate that has no branch for the value's type: sets the error, returns
+ * false. */
+bool qapi_input_no_branch(const QapiInput *in, const char *alternate,
+                          GError **errp);
 
 /* ---- output ----------------------------------------------------------- */
 

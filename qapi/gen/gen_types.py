@@ -308,7 +308,7 @@ bool qapi_input_{{name}}(const QapiInput *in, {{name}} **result, GError **errp)
 
     switch (json_object_get_type(in->value)) {
 {{read}}    default:
-        return qapi_input_type_error(in, {{quoted}}, errp);
+        return qapi_input_no_branch(in, {{quoted}}, errp);
     }
     if (ok) {
         *result = g_steal_pointer(&obj);
