@@ -10,7 +10,9 @@
  * under way (busy) the chardev is paused, so at most one chunk of the chardev
  * waits here, and descriptors stay with the bytes they came with.  Hence
  * replies come in the order of requests, and a client that sends faster than it
- * is served is slowed down by its own socket.
+ * is served is slowed down by its own socket.  So is one that does not read: no
+ * request is begun while more than OUTPUT_MAX bytes wait for it.  (Events can't
+ * be held back; a client that lets 16 MiB of them pile up is disconnected.)
  *
  * A request ends in one of three ways: at once on the main thread, on a thread
  * of its own (QMP_COROUTINE), or in QEMU (qmp-passthrough.c).  In the last two
@@ -22,6 +24,8 @@
 #include "json.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
+
+#define OUTPUT_MAX (1 << 20)
 
 static void process(QmpClient *client);
 
@@ -74,10 +78,7 @@ void qmp_finish(QmpPending *pending, json_object *reply)
     }
     request_free(pending);
     client->busy = false;
-    if (client->common.client && !set->closing) {
-        chardev_client_pause(client->common.client, false);
-        process(client);
-    }
+    process(client);
     monitor_unref(&client->common);
     monitor_set_end(set);
 }
@@ -179,42 +180,61 @@ static void handle_value(QmpClient *client, json_object *value, GError *err)
     }
 }
 
+/* May the next request begin? */
+static bool ready(const QmpClient *client)
+{
+    return !client->busy && client->common.client && !client->common.set->closing &&
+           chardev_client_queued(client->common.client) <= OUTPUT_MAX;
+}
+
+/* Take bytes of ->input; a request or an error may come out. */
+static void parse_some(QmpClient *client)
+{
+    json_object *value = NULL;
+    GError *err = NULL;
+    size_t used;
+    bool complete = json_reader_next(client->reader,
+                                     (const char *)client->input->data + client->parsed,
+                                     client->input->len - client->parsed, &used, &value,
+                                     &err);
+
+    client->parsed += used;
+    if (complete) {
+        handle_value(client, value, err);
+    }
+}
+
+/* Listen, or not, or say goodbye. */
+static void set_listening(QmpClient *client)
+{
+    bool done = client->parsed == client->input->len;
+
+    if (done) {
+        g_byte_array_set_size(client->input, 0);
+        client->parsed = 0;
+    }
+    if (client->common.client) {
+        chardev_client_pause(client->common.client, !ready(client));
+        if (client->eof && done && !client->busy) {
+            chardev_client_close(client->common.client);
+        }
+    }
+}
+
 /* Serve what is in ->input until a request is under way.  Never nested: a
  * request that ends at once finds ->processing set. */
 static void process(QmpClient *client)
 {
-    GByteArray *input = client->input;
-
     if (client->processing) {
         return;
     }
     client->processing = true;
     monitor_ref(&client->common);
-    while (!client->busy && client->common.client && !client->common.set->closing &&
-           client->parsed < input->len) {
-        json_object *value = NULL;
-        GError *err = NULL;
-        size_t used;
-        bool complete = json_reader_next(client->reader,
-                                         (const char *)input->data + client->parsed,
-                                         input->len - client->parsed, &used, &value, &err);
-
-        client->parsed += used;
-        if (complete) {
-            handle_value(client, value, err);
-        }
-    }
-    if (client->parsed == input->len) {
-        g_byte_array_set_size(input, 0);
-        client->parsed = 0;
+    while (client->parsed < client->input->len && ready(client)) {
+        parse_some(client);
     }
     client->processing = false;
-    if (client->common.client) {
-        chardev_client_pause(client->common.client, client->busy);
-        if (client->eof && !client->busy) {
-            chardev_client_close(client->common.client);
-        }
-    }
+    set_listening(client);
     monitor_unref(&client->common);
 }
 
@@ -234,7 +254,12 @@ static bool on_eof(void *opaque)
     QmpClient *client = opaque;
 
     client->eof = true;
-    return client->busy;
+    return client->busy || client->parsed < client->input->len;
+}
+
+static void on_drained(void *opaque)
+{
+    process(opaque);
 }
 
 /* ---- life ------------------------------------------------------------------------ */
@@ -290,6 +315,7 @@ static const ChardevHandlers qmp_handlers = {
     .input = on_input,
     .closed = on_closed,
     .eof = on_eof,
+    .drained = on_drained,
 };
 
 void monitor_add_qmp(MonitorSet *set, Chardev *chr, bool pretty)

@@ -97,8 +97,6 @@ Chardev *chardev_alloc(const ChardevKind *kind);
 /* Make a client over the fds (-1: none, a mux front end's) and call open. */
 ChardevClient *chardev_add_client(Chardev *chr, int fd_in, int fd_out,
                                   bool own_fds, struct MuxFront *front);
-/* Bytes that wait. */
-size_t chardev_client_queued(ChardevClient *client);
 /* What a reader does with input: to the handlers, unless closing. */
 void chardev_client_feed(ChardevClient *client, const char *buf, size_t len,
                          const int *fds, size_t n_fds);

@@ -143,6 +143,9 @@ static gboolean writable_cb(gint fd, GIOCondition cond, gpointer data)
     if (empty && client->drained) {
         client->drained(client->drained_opaque);
     }
+    if (empty && client->chr && !client->closing && client->chr->h.drained) {
+        client->chr->h.drained(client->opaque);
+    }
     if (empty && !client->chr) {
         schedule_drop(client); /* had been lingering */
     }

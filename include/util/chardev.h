@@ -78,6 +78,8 @@ typedef struct {
     /* May be NULL.  Behind a multiplexer: this client has (has no longer) the
      * keyboard.  While it has not, what it writes is kept until it has. */
     void (*focus)(void *client_opaque, bool in);
+    /* May be NULL.  All that was queued has been written. */
+    void (*drained)(void *client_opaque);
 } ChardevHandlers;
 /* Start to accept. */
 void chardev_set_handlers(Chardev *chr, const ChardevHandlers *h, void *opaque);
@@ -110,6 +112,8 @@ Chardev *chardev_mux_new(Chardev *base, int serial_fd, int escape,
  * MiB wait for it is disconnected.  Any thread; nothing happens once the
  * client is closed (who writes from other threads holds a reference). */
 void chardev_client_write(ChardevClient *client, const char *buf, size_t len);
+/* Bytes that wait to be written (behind a multiplexer: 0).  Any thread. */
+size_t chardev_client_queued(ChardevClient *client);
 /* Stop or go on calling input (back-pressure). */
 void chardev_client_pause(ChardevClient *client, bool paused);
 /* Behind a multiplexer: has it the keyboard?  Others: always. */

@@ -369,6 +369,11 @@ static void test_random(void)
     }
 }
 
+static int64_t random_int64(void)
+{
+    return (int64_t)((uint64_t)g_test_rand_int() << 32 | (uint32_t)g_test_rand_int());
+}
+
 static json_object *random_value(int depth)
 {
     json_object *value;
@@ -376,7 +381,7 @@ static json_object *random_value(int depth)
     switch (g_test_rand_int_range(0, depth ? 8 : 6)) {
     case 0: return NULL;
     case 1: return json_object_new_boolean(g_test_rand_bit());
-    case 2: return json_object_new_int64((int64_t)g_test_rand_int() << 32 | g_test_rand_int());
+    case 2: return json_object_new_int64(random_int64());
     case 3: return json_object_new_double(g_test_rand_double_range(-1e9, 1e9));
     case 4: return json_object_new_string("x\303\244\360\237\230\200\\\"'\n");
     case 5: return json_object_new_uint64(UINT64_MAX - g_test_rand_int_range(0, 9));
