@@ -129,14 +129,15 @@ class DocParser:
 
     @staticmethod
     def trim(lines):
-        while lines and not lines[-1].strip():
+        """Drop empty lines at both ends and the common indent: of all lines, or of those after
+        the first if that stands beside the name of the section."""
+        beside = 1 if lines and lines[0].strip() else 0
+        indent = min((len(l) - len(l.lstrip()) for l in lines[beside:] if l.strip()), default=0)
+        lines[beside:] = [l[indent:].rstrip() for l in lines[beside:]]
+        while lines and not lines[-1]:
             lines.pop()
-        while lines and not lines[0].strip():
+        while lines and not lines[0]:
             lines.pop(0)
-        indent = min((len(l) - len(l.lstrip()) for l in lines[1:] if l.strip()), default=0)
-        lines[1:] = [l[indent:].rstrip() for l in lines[1:]]
-        if lines:
-            lines[0] = lines[0].strip() if indent else lines[0].rstrip()
 
 
 class Expression:
