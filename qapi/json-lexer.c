@@ -115,12 +115,12 @@ static Action in_string(JsonLexer *lexer, unsigned char c, JsonTokenType *type)
     return TAKE;
 }
 
-/* An integer so far: go on, become a float, or end. */
+/* An integer so far: become a float, or end.  QEMU takes 0e1 for 0 and a word. */
 static Action after_integer(JsonLexer *lexer, unsigned char c, JsonTokenType *type)
 {
     if (c == '.') {
         lexer->state = POINT;
-    } else if (is_exponent(c)) {
+    } else if (is_exponent(c) && lexer->state == DIGITS) {
         lexer->state = EXPONENT;
     } else {
         *type = JSON_TOKEN_INTEGER;

@@ -108,6 +108,8 @@ static void test_numbers(void)
     check(".5 {}", "!JSON parse error, stray '.' | {}");
     check("+1 {}", "!JSON parse error, stray '+' | {}");
     check("1.5.5 {}", "1.5 | !JSON parse error, stray '.' | {}");
+    check("0e1 {}", "0 | !JSON parse error, invalid keyword 'e' | 1 | {}");
+    check("[0.0e1,10e1]", "[0, 100]");
     check("1-1 {}", "1 | -1 | {}");
 }
 
