@@ -49,6 +49,8 @@ typedef struct {
     guint signal_source;
     int wait_status;       /* QEMU's, once it has ended */
     bool failed;           /* exit with 1 whatever QEMU does */
+    int incoming_fd;       /* of -incoming fd:N, else -1 */
+    gint incoming_started; /* atomic */
 } Program;
 
 static void print_warnings(EmuCmdline *cl)
@@ -115,38 +117,55 @@ static void on_migration_status(void *opaque, MigrationStatus status)
     monitor_emit_event(p->sc.monitors, "MIGRATION", data);
 }
 
-/* The guest has come, or never will: then there is nothing to run here. */
+static void ignore_reply(void *opaque, json_object *reply)
+{
+}
+
+/* The guest has come, or never will: then there is nothing to run here.  QEMU
+ * says nothing of its own when it quits, so there is one line. */
 static void on_incoming(void *opaque, const GError *error)
 {
     Program *p = opaque;
 
-    if (error) {
+    if (error && !p->failed) {
         fprintf(stderr, "qemu-sidecar: incoming migration: %s\n",
                 error->message);
         p->failed = true;
-        emu_signal(p->sc.emu, SIGTERM);
+        emu_qmp_send(p->sc.emu, "quit", NULL, NULL, 0, ignore_reply, NULL);
     }
 }
 
-static bool incoming(Sidecar *sc, const char *uri, GError **errp)
+static bool incoming(Sidecar *sc, const char *uri, int fd, GError **errp)
 {
     Program *p = (Program *)sc;
-    const char *fd = g_str_has_prefix(uri, "fd:") ? uri + strlen("fd:") : NULL;
 
     if (!p->cl->incoming) {
         error_set(errp, "'-incoming' was not specified on the command line");
-        return false;
+    } else if (g_atomic_int_add(&p->incoming_started, 1)) {
+        error_set(errp, "The incoming migration has already been started");
+    } else if (migration_incoming(sc->migration, uri, fd, on_incoming, p,
+                                  errp)) {
+        return true;
+    } else {
+        g_atomic_int_set(&p->incoming_started, 0);
+        return false; /* which took the fd */
     }
-    return migration_incoming(sc->migration, uri, fd ? atoi(fd) : -1,
-                              on_incoming, p, errp);
+    if (fd >= 0) {
+        close(fd);
+    }
+    return false;
 }
 
 static void start_incoming(Program *p)
 {
     GError *error = NULL;
+    int fd = p->incoming_fd;
 
-    if (p->cl->incoming && strcmp(p->cl->incoming, "defer") &&
-        !incoming(&p->sc, p->cl->incoming, &error)) {
+    if (!p->cl->incoming || !strcmp(p->cl->incoming, "defer")) {
+        return;
+    }
+    p->incoming_fd = -1;
+    if (!incoming(&p->sc, p->cl->incoming, fd, &error)) {
         on_incoming(p, error);
         g_error_free(error);
     }
@@ -260,6 +279,25 @@ static void start_migration(Program *p)
     p->sc.incoming = incoming;
 }
 
+/* -incoming fd:N, which we have inherited and QEMU shall not. */
+static bool claim_incoming_fd(Program *p, GError **errp)
+{
+    const char *uri = p->cl->incoming;
+    guint64 fd;
+
+    if (!uri || !g_str_has_prefix(uri, "fd:")) {
+        return true;
+    }
+    if (!g_ascii_string_to_unsigned(uri + strlen("fd:"), 10, 3, INT_MAX, &fd,
+                                    NULL) ||
+        fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
+        error_set(errp, "-incoming %s: no such file descriptor", uri);
+        return false;
+    }
+    p->incoming_fd = fd;
+    return true;
+}
+
 static bool start_qemu(Program *p, GError **errp)
 {
     static const EmuHandlers handlers = {
@@ -338,6 +376,9 @@ static bool start(Program *p, GError **errp)
         }
     }
     open_ram(p);
+    if (!claim_incoming_fd(p, errp)) {
+        return false;
+    }
     p->monitors = emu_monitors_open(p->cl, errp);
     p->sc.loop = g_main_loop_new(NULL, FALSE);
     p->sc.block = block_context_new();
@@ -454,7 +495,9 @@ static int run(Program *p, const char *const *argv)
 
 int main(int argc, char **argv)
 {
-    static Program program = {.daemon_fd = -1, .signal_fd = -1};
+    static Program program = {
+        .daemon_fd = -1, .signal_fd = -1, .incoming_fd = -1
+    };
     int status, rest;
 
     open_std_fds();

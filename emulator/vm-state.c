@@ -119,6 +119,25 @@ bool emu_vm_running(Emulator *emu, bool *running, GError **errp)
     return true;
 }
 
+char *emu_vm_machine(Emulator *emu, GError **errp)
+{
+    json_object *args = json_object_new_object(), *reply;
+    char *name;
+
+    json_object_object_add(args, "path", json_object_new_string("/machine"));
+    json_object_object_add(args, "property", json_object_new_string("type"));
+    reply = emu_qmp_call(emu, "qom-get", args, errp);
+    if (!reply) {
+        return NULL;
+    }
+    name = g_strdup(json_object_get_string(reply));
+    json_object_put(reply);
+    if (name && g_str_has_suffix(name, "-machine")) {
+        name[strlen(name) - strlen("-machine")] = '\0';
+    }
+    return name ? name : g_strdup("");
+}
+
 static bool call(Emulator *emu, const char *command, json_object *args,
                  bool hidden, GError **errp)
 {

@@ -23,13 +23,16 @@ typedef struct Sidecar {
     Emulator *emu;
     struct GuestRam *ram;        /* shared with QEMU, or NULL */
     struct MonitorSet *monitors; /* all QMP and HMP clients: events, fds */
-    /* A VM started with -incoming defer starts to listen; main thread. */
-    bool (*incoming)(struct Sidecar *sc, const char *uri, GError **errp);
+    /* A VM started with -incoming defer starts to listen.  @fd: what fd:… stands
+     * for (taken over), else -1. */
+    bool (*incoming)(struct Sidecar *sc, const char *uri, int fd,
+                     GError **errp);
 } Sidecar;
 
-static inline bool sidecar_incoming(Sidecar *sc, const char *uri, GError **errp)
+static inline bool sidecar_incoming(Sidecar *sc, const char *uri, int fd,
+                                    GError **errp)
 {
-    return sc->incoming(sc, uri, errp);
+    return sc->incoming(sc, uri, fd, errp);
 }
 
 #endif

@@ -67,12 +67,29 @@ static bool on_ram(void *opaque, QEMUFile *f, GError **errp)
     return ram_loader_load(in->loader, f, errp);
 }
 
+/* QEMU would find it out too, but only after all of RAM has come. */
+static bool same_machine(Incoming *in, const char *theirs, GError **errp)
+{
+    g_autofree char *ours = emu_vm_machine(in->m->cfg.emu, errp);
+    bool same;
+
+    if (!ours) {
+        return false;
+    }
+    same = !theirs || !strcmp(theirs, ours);
+    if (!same) {
+        error_set(errp, "the machine of the source is '%s', here it is '%s'",
+                  theirs, ours);
+    }
+    return same;
+}
+
 static bool on_header(void *opaque, const QemuStream *qs, GError **errp)
 {
     Incoming *in = opaque;
 
     migration_set_status(in->m, MIGRATION_STATUS_ACTIVE);
-    return make_loader(in, errp);
+    return same_machine(in, qs->machine, errp) && make_loader(in, errp);
 }
 
 /* ---- giving it to QEMU ------------------------------------------------------------- */

@@ -35,6 +35,8 @@ struct RamLoader {
     uint64_t unknown; /* bytes of blocks not known before that may still come */
     uint32_t page_size;
     bool started;
+    guint last;   /* block of the record before, which CONTINUE means: QEMU lets
+                     it reach into the next section; G_MAXUINT: none */
     uint8_t *buf; /* an XBZRLE encoding, at most a page */
 };
 
@@ -84,6 +86,7 @@ RamLoader *ram_loader_new(const RamBlock *blocks, size_t n, uint32_t page_size,
 
     l->page_size = page_size;
     l->unknown = unknown;
+    l->last = G_MAXUINT;
     l->buf = g_malloc(page_size);
     l->blocks = g_array_new(FALSE, FALSE, sizeof(LoadBlock));
     g_array_set_clear_func(l->blocks, block_clear);
@@ -289,15 +292,57 @@ static bool load_page(RamLoader *l, QEMUFile *f, LoadBlock *lb, uint64_t offset,
     return ok;
 }
 
+/* The block that a record is about, by its name or as the one before. */
+static LoadBlock *record_block(RamLoader *l, QEMUFile *f, bool same,
+                               GError **errp)
+{
+    char name[256];
+    LoadBlock *lb;
+
+    if (same && l->last == G_MAXUINT) {
+        bad(f, errp, "a page that names no RAM block");
+        return NULL;
+    }
+    if (same) {
+        return &g_array_index(l->blocks, LoadBlock, l->last);
+    }
+    if (!qemu_get_counted_string(f, name)) {
+        qemu_file_ok(f, errp);
+        return NULL;
+    }
+    lb = block_by_name(l, name);
+    if (!lb) {
+        bad(f, errp, "a page of the unknown RAM block \"%s\"", name);
+        return NULL;
+    }
+    l->last = lb - (LoadBlock *)l->blocks->data;
+    return lb;
+}
+
+static bool load_record(RamLoader *l, QEMUFile *f, uint64_t word, GError **errp)
+{
+    uint64_t offset = word & ~RAM_SAVE_FLAG_MASK;
+    unsigned flag = word & RAM_SAVE_FLAG_MASK & ~RAM_SAVE_FLAG_CONTINUE;
+    LoadBlock *lb;
+
+    if (flag == RAM_SAVE_FLAG_MEM_SIZE) {
+        return load_list(l, f, offset, errp);
+    }
+    if (flag != RAM_SAVE_FLAG_ZERO && flag != RAM_SAVE_FLAG_PAGE &&
+        flag != RAM_SAVE_FLAG_XBZRLE) {
+        return bad(f, errp, "a record of unknown kind 0x%x", flag);
+    }
+    if (!l->started) {
+        return bad(f, errp, "a page before the list of RAM blocks");
+    }
+    lb = record_block(l, f, word & RAM_SAVE_FLAG_CONTINUE, errp);
+    return lb && load_page(l, f, lb, offset, flag, errp);
+}
+
 bool ram_loader_load(RamLoader *l, QEMUFile *f, GError **errp)
 {
-    LoadBlock *lb = NULL;
-
     for (;;) {
         uint64_t word = qemu_get_be64(f);
-        uint64_t offset = word & ~RAM_SAVE_FLAG_MASK;
-        unsigned flag = word & RAM_SAVE_FLAG_MASK & ~RAM_SAVE_FLAG_CONTINUE;
-        char name[256];
 
         if (!qemu_file_ok(f, errp)) {
             return false;
@@ -305,32 +350,7 @@ bool ram_loader_load(RamLoader *l, QEMUFile *f, GError **errp)
         if (word == RAM_SAVE_FLAG_EOS) {
             return true;
         }
-        if (flag == RAM_SAVE_FLAG_MEM_SIZE) {
-            if (!load_list(l, f, offset, errp)) {
-                return false;
-            }
-            continue;
-        }
-        if (flag != RAM_SAVE_FLAG_ZERO && flag != RAM_SAVE_FLAG_PAGE &&
-            flag != RAM_SAVE_FLAG_XBZRLE) {
-            return bad(f, errp, "a record of unknown kind 0x%x", flag);
-        }
-        if (!l->started) {
-            return bad(f, errp, "a page before the list of RAM blocks");
-        }
-        if (!(word & RAM_SAVE_FLAG_CONTINUE)) {
-            if (!qemu_get_counted_string(f, name)) {
-                return qemu_file_ok(f, errp);
-            }
-            lb = block_by_name(l, name);
-            if (!lb) {
-                return bad(f, errp, "a page of the unknown RAM block \"%s\"",
-                           name);
-            }
-        } else if (!lb) {
-            return bad(f, errp, "a page that names no RAM block");
-        }
-        if (!load_page(l, f, lb, offset, flag, errp)) {
+        if (!load_record(l, f, word, errp)) {
             return false;
         }
     }

@@ -16,6 +16,16 @@ static MigrationManager *manager(Monitor *mon)
 
 /* ---- start and end ---------------------------------------------------------- */
 
+/* What fd:NAME stands for, passed with getfd. */
+static bool take_fd(Monitor *mon, const char *uri, int *fd, GError **errp)
+{
+    if (!g_str_has_prefix(uri, "fd:")) {
+        return true;
+    }
+    *fd = monitor_take_fd(mon, uri + strlen("fd:"), errp);
+    return *fd >= 0;
+}
+
 bool qmp_migrate(Monitor *mon, const char *uri, bool has_detach, bool detach,
                  bool has_blk, bool blk, bool has_inc, bool inc,
                  bool has_xbzrle, bool xbzrle, GError **errp)
@@ -34,13 +44,8 @@ bool qmp_migrate(Monitor *mon, const char *uri, bool has_detach, bool detach,
         p.xbzrle = xbzrle;
         migration_set_parameters(manager(mon), &p, NULL);
     }
-    if (g_str_has_prefix(uri, "fd:")) {
-        fd = monitor_take_fd(mon, uri + strlen("fd:"), errp);
-        if (fd < 0) {
-            return false;
-        }
-    }
-    return migration_start(manager(mon), uri, fd, errp);
+    return take_fd(mon, uri, &fd, errp) &&
+           migration_start(manager(mon), uri, fd, errp);
 }
 
 bool qmp_migrate_cancel(Monitor *mon, GError **errp)
@@ -52,8 +57,10 @@ bool qmp_migrate_cancel(Monitor *mon, GError **errp)
 bool qmp_migrate_incoming(Monitor *mon, const char *uri, GError **errp)
 {
     Sidecar *sc = monitor_sidecar(mon);
+    int fd = -1;
 
-    return sidecar_incoming(sc, uri, errp);
+    return take_fd(mon, uri, &fd, errp) &&
+           sidecar_incoming(sc, uri, fd, errp);
 }
 
 bool qmp_cont(Monitor *mon, GError **errp)

@@ -16,6 +16,9 @@
 /* Was the guest running just now? */
 bool emu_vm_running(Emulator *emu, bool *running, GError **errp);
 
+/* The machine type with its version ("pc-q35-7.2"; g_free), or NULL. */
+char *emu_vm_machine(Emulator *emu, GError **errp);
+
 /* Stop the guest; disk requests in flight have ended when it returns.
  * @hidden: nobody sees the STOP; then emu_vm_cont must be hidden too. */
 bool emu_vm_stop(Emulator *emu, bool hidden, GError **errp);

@@ -46,6 +46,7 @@ static const struct {
     { "seq", seq_main },
     { "shadow", shadow_main },
     { "ext4", ext4_main },
+    { "memory", memory_main },
 };
 
 #define MAX_RUNNING 8

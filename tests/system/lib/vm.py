@@ -34,6 +34,10 @@ class VM:
                  drive_options="", kernel_line=""):
         self.case = case
         self.name = name
+        # what it takes to make another one like it
+        self.given = {"drives": drives, "guest": guest, "memory": memory,
+                      "options": options, "drive_options": drive_options,
+                      "kernel_line": kernel_line}
         self.process = None
         self.preexec = None  # runs in the child before the program
         self._qmp = self._hmp = None

@@ -1,0 +1,168 @@
+"""Two ends of a migration, of the sidecar's or of plain QEMU's.
+
+SPDX-License-Identifier: GPL-2.0-or-later
+"""
+
+import os
+import socket
+import threading
+
+from .tap import SOON, equal, wait_for
+from .vm import VM
+
+MIB = 1 << 20
+
+
+def source(t, name="src", **options):
+    """A VM to be migrated, up and running."""
+    return VM(t, name=name, **options).start()
+
+
+def twin(t, vm, uri, name="dst", wait=True, **changes):
+    """A VM like vm with the same images that waits for a migration at uri
+    (None: for the command migrate-incoming).  It stays paused (-S), so that
+    RAM can be compared, until "cont"."""
+    options = dict(vm.given, name=name, sizes=(), **{"sidecar": True, **changes})
+    drives = [f"file={path},format=raw,if=virtio,id=drive{i}{options.pop('drive_options', '')}"
+              for i, path in enumerate(vm.images)]
+    options["drives"] = drives + list(options.get("drives", ()))
+    options["options"] = [*options.get("options", ()), "-S", "-incoming", uri or "defer"]
+    dst = VM(t, **options)
+    dst.images = list(vm.images)
+    dst.given = vm.given
+    dst.start(wait=False)
+    if wait:
+        dst.qmp("query-status")
+    return dst
+
+
+def status(vm):
+    return vm.qmp("query-migrate").get("status", "none")
+
+
+def ended(vm, want="completed", deadline=SOON):
+    """Waits for the end of vm's migration; query-migrate's answer."""
+    def look():
+        info = vm.qmp("query-migrate")
+        return info if info.get("status") in ("completed", "failed", "cancelled") else None
+    info = wait_for(look, f"the end of the migration of {vm.name}", deadline)
+    if info["status"] != want:
+        raise AssertionError(f"migration of {vm.name}: want {want}: {info}")
+    return info
+
+
+def arrived(vm, deadline=SOON):
+    """Until the guest is there, paused."""
+    wait_for(lambda: vm.qmp("query-status")["status"] != "inmigrate",
+             f"{vm.name} to have its guest", deadline)
+
+
+def dump(vm, memory):
+    path = vm.case.path(vm.name + ".ram")
+    vm.qmp("pmemsave", val=0, size=memory * MIB, filename=path)
+    return path
+
+
+def same_ram(a, b, memory=128):
+    """All RAM of the two stopped VMs, page by page."""
+    differ = []
+    first, second = dump(a, memory), dump(b, memory)
+    with open(first, "rb") as fa, open(second, "rb") as fb:
+        for nr in range(memory * MIB // 4096):
+            if fa.read(4096) != fb.read(4096):
+                differ.append(nr)
+    os.unlink(first)
+    os.unlink(second)
+    if differ:
+        raise AssertionError(f"{len(differ)} pages differ, from page {differ[0]:#x} on: "
+                             f"{[hex(x) for x in differ[:20]]}")
+
+
+def go_on(src, dst):
+    """The guest runs at dst from here on; its serial port with it."""
+    dst.qmp("cont")
+    if dst.guest:
+        dst.guest.take_over()
+        dst.guest.ask("ping")
+
+
+def migrate(src, dst, uri, memory=128, compare=True, deadline=SOON, **arguments):
+    """From running at src to running at dst; what query-migrate said."""
+    src.qmp("migrate", uri=uri, **arguments)
+    info = ended(src, deadline=deadline)
+    arrived(dst)
+    if compare:
+        same_ram(src, dst, memory)
+    go_on(src, dst)
+    return info
+
+
+class Proxy:
+    """Between the two ends: unix socket path → to, cut after `limit` bytes
+    (None: never), or stalled there: then nothing more is read."""
+
+    def __init__(self, t, path, to, limit=None, stall=False):
+        self.path, self.to, self.limit, self.stall = path, to, limit, stall
+        self.passed = 0
+        self.reached = threading.Event()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.sockets = []
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        t.defer(self.close)
+
+    def _run(self):
+        try:
+            inner, _ = self.listener.accept()
+            outer = socket.socket(socket.AF_UNIX)
+            self.sockets += [inner, outer]
+            outer.connect(self.to)
+            while self.limit is None or self.passed < self.limit:
+                want = 65536 if self.limit is None else min(65536, self.limit - self.passed)
+                data = inner.recv(want)
+                if not data:
+                    break
+                outer.sendall(data)
+                self.passed += len(data)
+            self.reached.set()
+            if not self.stall:
+                self._close_sockets()
+        except OSError:
+            self._close_sockets()
+
+    def _close_sockets(self):
+        for s in self.sockets:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            s.close()
+
+    def close(self):
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.listener.close()
+        self._close_sockets()
+        self.thread.join()
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+def still_runs(vm, job="memory"):
+    """The guest goes on: its job makes progress and has found nothing wrong."""
+    equal(vm.qmp("query-status")["running"], True, "running")
+    before = vm.guest.status(job)
+    equal(before.errors, 0, str(before))
+    vm.guest.wait(job, before.done + 200)
+
+
+def gone_with(vm, *words):
+    """The destination has ended with status 1 and one line that has the words."""
+    equal(vm.wait_exit(), 1, f"exit status of {vm.name}")
+    lines = vm.stderr().splitlines()
+    if len(lines) != 1 or not all(w in lines[0] for w in words):
+        raise AssertionError(f"{vm.name} said {lines!r}, want one line with {words}")
