@@ -352,8 +352,17 @@ static bool extract(Extract *x, VmaSource *source, GError **errp)
     return open_outputs(x, errp) && extract_data(x, source, errp);
 }
 
-static void close_outputs(Extract *x)
+static void say_nothing(const char *text)
 {
+}
+
+/* Closing a node syncs it once more, and says so if that fails.  When we fail
+ * anyway, one line about why is enough. */
+static void close_outputs(Extract *x, bool ok)
+{
+    if (!ok) {
+        g_set_printerr_handler(say_nothing);
+    }
     for (unsigned id = 0; id < G_N_ELEMENTS(x->outputs); id++) {
         ExtractOutput *out = &x->outputs[id];
 
@@ -381,7 +390,7 @@ static bool run_extract(Extract *x, GError **errp)
     buf = extract_buffer_new(&len);
     x->reader = vma_source_read_header(source, buf, len, errp);
     ok = x->reader && extract(x, source, errp);
-    close_outputs(x);
+    close_outputs(x, ok);
     extract_dir_clear(&x->dir);
     vma_reader_free(x->reader);
     vma_source_close(source);

@@ -60,7 +60,9 @@ static bool make(ExtractDir *dir, const char *parent, bool temporary, GError **e
         error_set_errno(errp, errno, "%s: cannot create", dir->final);
         return false;
     }
-    dir->path = g_build_filename(parent, dir->temp ? dir->temp : dir->base, NULL);
+    /* A colon before the first slash would name a protocol to the block layer. */
+    dir->path = g_build_filename(g_path_is_absolute(parent) ? "" : ".", parent,
+                                 dir->temp ? dir->temp : dir->base, NULL);
     dir->fd = openat(dir->parent_fd, dir->temp ? dir->temp : dir->base,
                      O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (dir->fd < 0) {

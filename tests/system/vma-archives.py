@@ -670,6 +670,37 @@ def a_full_disk(t):
 
 
 @test
+def disks_that_fail(t):
+    """The block layer's fault: files stand in for a bad disk."""
+    a = make_image(t, "a.raw", 80 * CLUSTER)
+    arc = t.path("x.vma")
+    vma(t, "create", arc, f"format=raw:d={a}")
+    err = fails(t, "cannot read at 0x200000: Input/output error", "create", t.path("y.vma"),
+                f"format=raw:d=fault:read/4096-4099=EIO:{a}")
+    contains(err, a)
+    fails(t, "Input/output error", "create", t.path("y.vma"),
+          f"format=raw:d=fault:status=EIO:{a}")
+    big = write(t.path("big"), b"x" * (80 * CLUSTER))
+    for rule, part in (("write#2=ENOSPC", "No space left"), ("write/5000=EIO", "cannot write"),
+                       ("zero=EIO", "cannot write"), ("flush=EIO", "cannot sync")):
+        m = write(t.path("map"), f"format=raw:1:d=fault:{rule}:{big}\n".encode())
+        fails(t, part, "extract", "-r", m, arc, t.path("out"))
+        equal(os.path.exists(t.path("out")), False)
+    equal(sorted(os.listdir(t.dir)), ["a.raw", "big", "map", "x.vma"])
+
+
+@test
+def paths_with_colons_and_equal_signs(t):
+    """Which mean something elsewhere on the command line."""
+    os.mkdir(t.path("a:b"))
+    a = make_image(t, "a:b/i=m.raw", CLUSTER)
+    vma(t, "create", "a:b/x:y=z.vma", f"format=raw:d=./{os.path.relpath(a, t.dir)}",
+        cwd=t.dir)
+    vma(t, "extract", "a:b/x:y=z.vma", "a:b/o:u=t", cwd=t.dir)
+    equal(read(t.path("a:b", "o:u=t", "disk-d.raw")) == read(a), True)
+
+
+@test
 def killed_and_interrupted(t):
     a = make_image(t, "a.raw", 80 * CLUSTER)
     vma(t, "create", t.path("x.vma"), f"d={a}")
