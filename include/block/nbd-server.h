@@ -30,8 +30,9 @@ NbdServer *nbd_server_new(unsigned workers, GError **errp);
  * left by a server that died is replaced.  Once for each server. */
 bool nbd_server_listen_unix(NbdServer *srv, const char *path, GError **errp);
 
-/* Only this process may connect, whatever its uid; 0: any of our uid.
- * Checked with SO_PEERCRED at accept.  May be called later. */
+/* Only this process may connect, whatever its uid (QEMU may have changed it);
+ * 0: any process of our uid.  Checked with SO_PEERCRED at accept.  May be called
+ * later. */
 void nbd_server_allow_pid(NbdServer *srv, pid_t pid);
 
 /* Offer @blk under @name (1…4095 bytes UTF-8).  The size that clients see is

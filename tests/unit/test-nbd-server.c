@@ -37,6 +37,24 @@ static void test_read_write(NbdFixture *f, gconstpointer data)
     }
 }
 
+/* A write that goes in pieces is made durable by one flush at its end. */
+static void test_long_write_with_fua(NbdFixture *f, gconstpointer data)
+{
+    g_autofree uint8_t *buf = g_malloc0(5 * MiB);
+    NbdClient *c = nbd_fixture_client(f, "a", NBD_CLIENT_SIMPLE);
+    BlockAcctStats stats;
+
+    g_assert_cmpuint(nbd_client_call(c, NBD_CMD_WRITE, 0, 0, 5 * MiB, buf), ==, 0);
+    blk_get_stats(f->blk[0], &stats);
+    g_assert_cmpuint(stats.flush_operations, ==, 0);
+    g_assert_cmpuint(nbd_client_call(c, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, 0, 5 * MiB,
+                                     buf), ==, 0);
+    blk_get_stats(f->blk[0], &stats);
+    g_assert_cmpuint(stats.flush_operations, ==, 1);
+    g_assert_cmpuint(stats.wr_bytes, ==, 10 * MiB);
+    nbd_client_close(c);
+}
+
 /* The last byte of the image, its end, and what lies beyond. */
 static void test_end_of_image(NbdFixture *f, gconstpointer data)
 {
@@ -49,8 +67,11 @@ static void test_end_of_image(NbdFixture *f, gconstpointer data)
     buf[0] = 0;
     g_assert_cmpuint(nbd_client_call(c, NBD_CMD_WRITE, 0, end - 1, 2, buf), ==,
                      NBD_ENOSPC);
-    g_assert_cmpuint(nbd_client_call(c, NBD_CMD_WRITE, 0, end - MiB, 4 * MiB, buf), ==,
-                     NBD_ENOSPC); /* in several pieces: none is written */
+    memset(buf, 'y', 4 * MiB); /* in several pieces: none is written */
+    g_assert_cmpuint(nbd_client_call(c, NBD_CMD_WRITE, 0, end - 3 * MiB, 4 * MiB, buf),
+                     ==, NBD_ENOSPC);
+    g_assert_cmpuint(nbd_client_call(c, NBD_CMD_READ, 0, end - 3 * MiB, 1, buf), ==, 0);
+    g_assert_cmpuint(buf[0], ==, 0);
     g_assert_cmpuint(nbd_client_call(c, NBD_CMD_READ, 0, end - 1, 1, buf), ==, 0);
     g_assert_cmpuint(buf[0], ==, 'x');
     g_assert_cmpuint(nbd_client_call(c, NBD_CMD_READ, 0, end - 1, 2, buf), ==,
@@ -346,6 +367,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     NBD_TEST("request/read-write", test_read_write);
+    NBD_TEST("request/long-write-with-fua", test_long_write_with_fua);
     NBD_TEST("request/end-of-image", test_end_of_image);
     NBD_TEST("request/no-data", test_no_data);
     NBD_TEST("request/holes-in-reads", test_holes_in_reads);
