@@ -44,6 +44,7 @@ static const struct {
     job_main *main;
 } jobs[] = {
     { "seq", seq_main },
+    { "seqd", seq_main },
     { "shadow", shadow_main },
     { "ext4", ext4_main },
     { "memory", memory_main },

@@ -9,7 +9,8 @@
  * hold operations 1...N and nothing else.
  *
  * One operation in eight writes zeros with the kernel's zero-out request
- * instead, and one in sixteen is followed by a flush.
+ * instead (seqd: discards, on drives where that is known to leave zeros), and one
+ * in sixteen is followed by a flush.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -52,14 +53,14 @@ static void fill(uint64_t *buf, uint64_t n, size_t len)
 }
 
 static bool do_op(struct job *job, const int *fds, const struct op *op,
-                  uint64_t n, void *buf)
+                  uint64_t n, void *buf, bool discard)
 {
     size_t len = (size_t)op->count * SECTOR;
 
     if (op->zero) {
         uint64_t range[2] = { op->sector * SECTOR, len };
-        if (ioctl(fds[op->drive], BLKZEROOUT, range) < 0) {
-            job_error(job, "zero-out %lu: %s", (long)n, strerror(errno));
+        if (ioctl(fds[op->drive], discard ? BLKDISCARD : BLKZEROOUT, range) < 0) {
+            job_error(job, "zeros %lu: %s", (long)n, strerror(errno));
             return false;
         }
     } else {
@@ -84,6 +85,7 @@ int seq_main(struct job *job, int argc, char **argv)
     uint64_t seed, sectors[MAX_DRIVES];
     unsigned max, drives;
     int fds[MAX_DRIVES];
+    bool discard = !strcmp(argv[0], "seqd");
     void *buf;
 
     if (argc < 4 || argc - 3 > MAX_DRIVES) {
@@ -105,7 +107,7 @@ int seq_main(struct job *job, int argc, char **argv)
         struct op op = seq_op(seed, n, drives, sectors, max);
 
         job->started = n;
-        if (!do_op(job, fds, &op, n, buf)) {
+        if (!do_op(job, fds, &op, n, buf, discard)) {
             return 1;
         }
         job->done = n;

@@ -72,6 +72,50 @@ def single_sectors_are_an_exact_cut(t):
 
 
 @test(limit=200)
+def discards_come_after_the_instant_too(t):
+    """A guest that discards takes nothing away from the archive."""
+    vm = VM(t, sizes=SIZES, drive_options=",discard=unmap,detect-zeroes=unmap").start()
+    cut = Cut(vm.guest, 9, 300, SIZES)
+    cut.start(*DRIVES, discard=True)
+    vm.guest.wait("seq", 200)
+    for i, speed in enumerate([0, 3 << 20]):
+        cut.before()
+        vm.qmp("backup", backup_file=t.path(f"{i}.vma"), speed=speed)
+        cut.after()
+        vm.guest.wait("seq", cut.high + 200)
+        wait_backup(vm.qmp)
+        prove(t, vm, cut, t.path(f"{i}.vma"), f"restored{i}")
+    vm.guest.stop("seq")
+    vm.quit()
+
+
+@test(limit=200)
+def several_writers_at_once_are_each_cut_exactly(t):
+    """Two processors, a sequence of its own on each drive, all of them busy
+    when the instant comes."""
+    vm = VM(t, sizes=SIZES, options=["-smp", "2"]).start()
+    cuts = [Cut(vm.guest, 31 + i, 200, [size], job=f"seq{i}")
+            for i, size in enumerate(SIZES)]
+    for cut, drive in zip(cuts, DRIVES):
+        cut.start(drive)
+    for cut in cuts:
+        vm.guest.wait(cut.job, 60)
+    for i in range(ROUNDS):
+        for cut in cuts:
+            cut.before()
+        vm.qmp("backup", backup_file=t.path(f"{i}.vma"))
+        for cut in cuts:
+            cut.after()
+        wait_backup(vm.qmp)
+        folder = extract(t, t.path(f"{i}.vma"), f"restored{i}")
+        for j, cut in enumerate(cuts):
+            cut.check([image(folder, f"drive{j}")])
+    for cut in cuts:
+        vm.guest.stop(cut.job)
+    vm.quit()
+
+
+@test(limit=200)
 def an_archive_through_a_command_is_the_same(t):
     vm, cut = busy_vm(t, 100)
     cut.before()

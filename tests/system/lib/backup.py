@@ -49,9 +49,9 @@ class Cut:
         self.seed, self.max, self.sizes = seed, max_sectors, sizes
         self.low = self.high = 0
 
-    def start(self, *drives):
+    def start(self, *drives, discard=False):
         sequence = Sequence(self.seed, self.max, self.sizes)
-        self.guest.start(self.job, *sequence.job(*drives))
+        self.guest.start(self.job, *sequence.job(*drives, discard=discard))
 
     def before(self):
         self.low = self.guest.status(self.job).done

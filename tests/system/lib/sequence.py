@@ -22,9 +22,9 @@ class Sequence:
         self.drives = [array("Q", bytes(8 * s)) for s in self.sectors]
         self.n = 0
 
-    def job(self, *names):
+    def job(self, *names, discard=False):
         """Words for Guest.start()."""
-        return ("seq", self.seed, self.max, *names)
+        return ("seqd" if discard else "seq", self.seed, self.max, *names)
 
     def operation(self, n):
         """(drive, first sector, sectors, whether zeros are written)"""
