@@ -90,7 +90,7 @@ int bdrv_do_flush(BlockNode *bs);
 
 /* ---- drivers (drivers.c) --------------------------------------------- */
 
-extern const BlockDriver bdrv_raw, bdrv_file, bdrv_fault;
+extern const BlockDriver bdrv_raw, bdrv_qcow2, bdrv_file, bdrv_fault;
 
 /* As much of a file as QEMU looks at, too. */
 #define BDRV_PROBE_BYTES 512
@@ -105,6 +105,9 @@ const BlockDriver *bdrv_find_protocol(const char *filename, const char **path,
  * driver for it.  Never NULL: "raw" when it is nothing else. */
 const char *bdrv_probe_format(const uint8_t *buf, size_t len,
                               const BlockDriver **drv);
+
+/* backing.c: open what lies below @top, which is open; attaches bs->backing. */
+bool bdrv_open_backing_chain(BlockNode *top, GError **errp);
 
 /* The protocol node alone. */
 BlockNode *bdrv_open_protocol(const char *filename, int flags, GError **errp);

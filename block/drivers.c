@@ -11,13 +11,14 @@
 
 const BlockDriver *const bdrv_drivers[] = {
     &bdrv_raw,
+    &bdrv_qcow2,
     &bdrv_file,
     &bdrv_fault,
     NULL,
 };
 
 /* The formats among them. */
-static const char *const format_names[] = { "raw", NULL };
+static const char *const format_names[] = { "raw", "qcow2", NULL };
 
 /* What a file name may begin with. */
 static const struct {

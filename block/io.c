@@ -405,7 +405,8 @@ int bdrv_flush(BlockNode *bs)
 {
     int ret = 0;
 
-    if ((bs->flags & BDRV_O_NO_FLUSH) || bdrv_is_read_only(bs)) {
+    if (((bs->flags & BDRV_O_NO_FLUSH) && !bs->drv->write_back) ||
+        bdrv_is_read_only(bs)) {
         return 0;
     }
     pthread_mutex_lock(&bs->priv->flush_lock);

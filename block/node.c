@@ -142,7 +142,14 @@ BlockNode *bdrv_open(const char *filename, const char *format, int flags,
     }
     bs = bdrv_node_new(drv, filename, flags);
     bs->file = g_steal_pointer(&file);
-    return open_node(bs, errp);
+    bs = open_node(bs, errp);
+    if (bs && !(flags & BDRV_O_NO_BACKING) &&
+        !bdrv_open_backing_chain(bs, errp)) {
+        bs->flags &= ~BDRV_O_RDWR; /* nothing to flush, nothing to warn of */
+        bdrv_unref(bs);
+        return NULL;
+    }
+    return bs;
 }
 
 bool bdrv_create(const char *filename, const char *format, int64_t size,

@@ -45,6 +45,16 @@ struct BlockDriver {
                         int64_t *pnum);        /* missing: all data */
     bool (*truncate)(BlockNode *bs, int64_t size, GError **errp);
     bool supports_fua;
+    /* It holds back metadata until flush: that is called even with
+     * BDRV_O_NO_FLUSH (flushes of bs->file do nothing then). */
+    bool write_back;
+
+    /* The name of the backing file as the image has it (borrowed), and in
+     * *format its format or NULL; NULL: none.  Missing: never one. */
+    const char *(*backing_file)(BlockNode *bs, const char **format);
+    /* As bdrv_change_backing_file. */
+    bool (*change_backing_file)(BlockNode *bs, const char *file,
+                                const char *format, GError **errp);
 
     /* For bdrv_bulk_*: the file descriptor and the offset in it at which the
      * aligned range can be read with O_DIRECT; false: not that simple. */

@@ -73,8 +73,10 @@ const char *const *bdrv_format_names(void);
 BlockNode *bdrv_open(const char *filename, const char *format, int flags,
                      GError **errp);
 
-/* Create an image of @size bytes.  @format "raw", later "qcow2".  Fails if the
- * file exists.  @backing_file and @backing_format may be NULL. */
+/* Create an image of @size bytes.  @format "raw" or "qcow2".  Fails if the
+ * file exists.  @backing_file and @backing_format may be NULL (qcow2: only both;
+ * the name goes into the image as it is, a relative one is relative to the
+ * image). */
 bool bdrv_create(const char *filename, const char *format, int64_t size,
                  const char *backing_file, const char *backing_format,
                  GError **errp);
@@ -117,6 +119,24 @@ int bdrv_flush(BlockNode *bs);
  * far (1 ≤ *pnum ≤ bytes) it is the same; or a negative errno. */
 int bdrv_block_status(BlockNode *bs, int64_t offset, int64_t bytes,
                       int64_t *pnum);
+
+/*
+ * Is the range at @offset decided by @top or a layer below it, but above @base
+ * (NULL: by any layer)?  1, 0 or a negative errno; in *pnum how far that is so
+ * (1 ≤ *pnum ≤ bytes).  What lies behind the end of a layer between @top and
+ * @base reads as zeros there, so it counts as decided.  @base is in the chain.
+ */
+int bdrv_is_allocated_above(BlockNode *top, BlockNode *base, int64_t offset,
+                            int64_t bytes, int64_t *pnum);
+
+/*
+ * Put another backing file's name and format into the image itself (@file NULL:
+ * none), in one step and durable when it returns; on failure the old one is
+ * still there.  bs->backing is not changed: that is the caller's, who has
+ * drained the backend.
+ */
+bool bdrv_change_backing_file(BlockNode *bs, const char *file,
+                              const char *format, GError **errp);
 
 /* Grow or shrink; growth reads as zeros.  Caller has drained the backend. */
 bool bdrv_truncate(BlockNode *bs, int64_t size, GError **errp);

@@ -1,0 +1,165 @@
+/*
+ * The format `qcow2': opening and closing, and the driver's table.
+ *
+ * docs/qcow2.md says what is supported and how it works; block/qcow2.h which
+ * file does what.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qcow2.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "util/error.h"
+
+int qcow2_corrupt(BlockNode *bs, const char *fmt, ...)
+{
+    Qcow2State *s = bs->opaque;
+    g_autofree char *text = NULL;
+    va_list ap;
+
+    if (!atomic_exchange(&s->broken, true)) {
+        va_start(ap, fmt);
+        text = g_strdup_vprintf(fmt, ap);
+        va_end(ap);
+        g_printerr("qemu-sidecar: '%s': the qcow2 image is corrupt: %s; %s\n",
+                   bs->filename, text, "it is not written any more");
+    }
+    return -EIO;
+}
+
+static int qcow2_probe(const uint8_t *buf, size_t len)
+{
+    static const uint8_t magic[4] = { 'Q', 'F', 'I', 0xfb };
+    uint32_t version;
+
+    if (len < 8 || memcmp(buf, magic, 4) != 0) {
+        return 0;
+    }
+    memcpy(&version, buf + 4, 4);
+    return GUINT32_FROM_BE(version) >= 2 ? 100 : 0;
+}
+
+/* ---- opening -------------------------------------------------------------- */
+
+static bool decode_first_cluster(BlockNode *bs, Qcow2State *s, GError **errp)
+{
+    int64_t length = bdrv_length(bs->file);
+    size_t len = MIN(length, INT64_C(1) << QCOW2_MAX_CLUSTER_BITS);
+    g_autofree uint8_t *buf = NULL;
+    uint8_t head[QCOW2_HEADER_BYTES] = { 0 };
+    int ret = bdrv_pread(bs->file, 0, MIN(len, sizeof(head)), head);
+
+    if (ret == 0 && !qcow2_header_decode(head, MIN(len, sizeof(head)), length,
+                                         &s->header, errp)) {
+        return false;
+    }
+    if (ret == 0) {
+        len = MIN(len, (size_t)1 << s->header.cluster_bits);
+        buf = g_malloc(len);
+        ret = bdrv_pread(bs->file, 0, len, buf);
+    }
+    if (ret < 0) {
+        error_set_errno(errp, -ret, "Could not read qcow2 header");
+        return false;
+    }
+    return qcow2_extensions_decode(&s->header, buf, len, &s->ext, errp);
+}
+
+static bool check_writable(BlockNode *bs, const Qcow2State *s, GError **errp)
+{
+    if (bdrv_is_read_only(bs)) {
+        return true;
+    }
+    if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
+        error_set(errp, "qcow2: Image is corrupt; cannot be opened read/write "
+                  "(see qemu-img check -r all)");
+        return false;
+    }
+    g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED,
+                "writing qcow2 images is not supported yet");
+    return false;
+}
+
+static void free_state(Qcow2State *s)
+{
+    qcow2_extensions_clear(&s->ext);
+    if (s->slices) {
+        qcow2_map_destroy(s);
+    }
+    g_clear_pointer(&s->meta, g_hash_table_unref);
+    pthread_mutex_destroy(&s->meta_lock);
+    pthread_mutex_destroy(&s->alloc_lock);
+    pthread_cond_destroy(&s->alloc_done);
+    pthread_mutex_destroy(&s->checkpoint_lock);
+}
+
+static bool open_image(BlockNode *bs, Qcow2State *s, GError **errp)
+{
+    if (!decode_first_cluster(bs, s, errp) || !check_writable(bs, s, errp)) {
+        return false;
+    }
+    s->version = s->header.version;
+    s->cluster_bits = s->header.cluster_bits;
+    s->cluster_size = UINT64_C(1) << s->cluster_bits;
+    s->refcount_order = s->header.refcount_order;
+    s->refblock_bits = s->cluster_bits + 3 - s->refcount_order;
+    s->refcount_max = s->refcount_order == 6
+                          ? INT64_MAX
+                          : (UINT64_C(1) << (1u << s->refcount_order)) - 1;
+    bs->request_alignment = bs->file->request_alignment <= s->cluster_size
+                                ? bs->file->request_alignment : 1;
+    bs->memory_alignment = bs->file->memory_alignment;
+    return qcow2_map_init(bs, errp);
+}
+
+static bool qcow2_open(BlockNode *bs, int flags, GError **errp)
+{
+    Qcow2State *s = bs->opaque;
+
+    pthread_mutex_init(&s->meta_lock, NULL);
+    pthread_mutex_init(&s->alloc_lock, NULL);
+    pthread_cond_init(&s->alloc_done, NULL);
+    pthread_mutex_init(&s->checkpoint_lock, NULL);
+    if (!open_image(bs, s, errp)) {
+        g_prefix_error(errp, "Could not open '%s': ", bs->filename);
+        free_state(s);
+        return false;
+    }
+    return true;
+}
+
+static void qcow2_close(BlockNode *bs)
+{
+    free_state(bs->opaque);
+}
+
+static int64_t qcow2_length(BlockNode *bs)
+{
+    Qcow2State *s = bs->opaque;
+
+    return s->header.size;
+}
+
+static const char *qcow2_backing_file(BlockNode *bs, const char **format)
+{
+    Qcow2State *s = bs->opaque;
+
+    *format = s->ext.backing_format;
+    return s->ext.backing_file;
+}
+
+const BlockDriver bdrv_qcow2 = {
+    .format_name = "qcow2",
+    .instance_size = sizeof(Qcow2State),
+    .probe = qcow2_probe,
+    .open = qcow2_open,
+    .close = qcow2_close,
+    .create = qcow2_create,
+    .length = qcow2_length,
+    .backing_file = qcow2_backing_file,
+    .pread = qcow2_pread,
+    .block_status = qcow2_block_status,
+};

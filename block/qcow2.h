@@ -1,0 +1,312 @@
+/*
+ * The format `qcow2', versions 2 and 3: what its files share.
+ *
+ *     qcow2.c             open, close, resize, the driver's table
+ *     qcow2-header.c      header and extensions, bytes in and out; no I/O
+ *     qcow2-map.c         guest offset to host offset: L1, the cache of L2 slices
+ *     qcow2-read.c        reading, compressed clusters, block status
+ *     qcow2-write.c       writing: in place, or into new clusters
+ *     qcow2-zero.c        zeroes and discards
+ *     qcow2-refcount.c    the cache of refcount blocks, finding free clusters
+ *     qcow2-checkpoint.c  metadata to the disk, in an order that survives
+ *     qcow2-check.c       refcounts counted anew; what is metadata
+ *     qcow2-create.c      new images
+ *
+ * docs/qcow2.md explains how they work together.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef BLOCK_QCOW2_H
+#define BLOCK_QCOW2_H
+
+#include "block-int.h"
+
+#define QCOW2_MAGIC 0x514649fb /* "QFI\xfb" */
+#define QCOW2_V2_HEADER_BYTES 72
+#define QCOW2_V3_HEADER_BYTES 104
+#define QCOW2_HEADER_BYTES 112 /* as we write it, version 3 */
+
+#define QCOW2_MIN_CLUSTER_BITS 9
+#define QCOW2_MAX_CLUSTER_BITS 21
+/* QEMU's limits too. */
+#define QCOW2_MAX_L1_BYTES (32 * 1024 * 1024)
+#define QCOW2_MAX_REFTABLE_BYTES (8 * 1024 * 1024)
+#define QCOW2_MAX_SNAPSHOTS 65536
+#define QCOW2_MAX_BACKING_NAME 1023
+
+enum { /* incompatible features */
+    QCOW2_INCOMPAT_DIRTY = 1 << 0,
+    QCOW2_INCOMPAT_CORRUPT = 1 << 1,
+    QCOW2_INCOMPAT_DATA_FILE = 1 << 2,
+    QCOW2_INCOMPAT_COMPRESSION = 1 << 3,
+    QCOW2_INCOMPAT_EXTENDED_L2 = 1 << 4,
+};
+
+enum {
+    QCOW2_EXT_END = 0,
+    QCOW2_EXT_BACKING_FORMAT = 0xe2792aca,
+};
+
+/* L1 and L2 entries. */
+#define QCOW2_OFLAG_COPIED (UINT64_C(1) << 63) /* refcount is 1: write in place */
+#define QCOW2_OFLAG_COMPRESSED (UINT64_C(1) << 62)
+#define QCOW2_OFLAG_ZERO UINT64_C(1) /* version 3 */
+#define QCOW2_OFFSET_MASK UINT64_C(0x00fffffffffffe00)
+
+/* ---- header ----------------------------------------------------------- */
+
+typedef struct {
+    uint32_t version, cluster_bits, crypt_method;
+    uint64_t size;
+    uint64_t backing_offset;
+    uint32_t backing_size;
+    uint32_t l1_size; /* entries */
+    uint64_t l1_offset;
+    uint64_t reftable_offset;
+    uint32_t reftable_clusters;
+    uint32_t nb_snapshots;
+    uint64_t snapshots_offset;
+    uint64_t incompatible, compatible, autoclear;
+    uint32_t refcount_order;
+    uint32_t header_length;
+    uint8_t compression_type;
+} Qcow2Header;
+
+/* What follows the header in the first cluster. */
+typedef struct {
+    char *backing_file;   /* or NULL */
+    char *backing_format; /* or NULL */
+    GByteArray *others;   /* the other extensions as they are, each padded to 8 */
+} Qcow2Extensions;
+
+void qcow2_extensions_clear(Qcow2Extensions *ext);
+
+/* The first @len bytes of a file of @file_length bytes.  Every field that can be
+ * wrong by itself is checked, unknown features are refused by name. */
+bool qcow2_header_decode(const uint8_t *buf, size_t len, uint64_t file_length,
+                         Qcow2Header *h, GError **errp);
+/* @buf is the first cluster, or as much of it as the file has. */
+bool qcow2_extensions_decode(const Qcow2Header *h, const uint8_t *buf,
+                             size_t len, Qcow2Extensions *ext, GError **errp);
+/* The fixed part alone; returns its length. */
+size_t qcow2_header_encode(const Qcow2Header *h, uint8_t *buf);
+/*
+ * Header, extensions and backing name into @buf (@len bytes, zeroed here);
+ * sets h->backing_*.  The name goes to @name_at or, if that is 0, behind the
+ * extensions.  False: it does not fit.
+ */
+bool qcow2_first_cluster_encode(Qcow2Header *h, const Qcow2Extensions *ext,
+                                uint8_t *buf, size_t len, size_t name_at);
+
+/* ---- state ------------------------------------------------------------- */
+
+typedef enum {
+    QCOW2_UNALLOCATED,
+    QCOW2_ZERO,       /* reads as zeros, no cluster */
+    QCOW2_ZERO_ALLOC, /* reads as zeros, has a cluster */
+    QCOW2_NORMAL,
+    QCOW2_COMPRESSED,
+} Qcow2ClusterType;
+
+/* A run of bytes that are mapped alike. */
+typedef struct {
+    Qcow2ClusterType type;
+    uint64_t host;  /* NORMAL: of the first byte; ZERO_ALLOC: of its cluster */
+    uint64_t entry; /* the first cluster's L2 entry */
+    bool copied;    /* NORMAL, ZERO_ALLOC: may be written in place */
+    int64_t bytes;
+    bool in_io;     /* qcow2_io_end is owed */
+    unsigned shard, phase;
+} Qcow2Mapping;
+
+/* A piece of an L2 table, by its place in the guest's address space. */
+typedef struct {
+    uint64_t l1_index;
+    unsigned piece;  /* of the table */
+    unsigned at;     /* in Qcow2State.slices */
+    bool valid;      /* else it is being read */
+    bool dirty;      /* differs from the disk */
+    bool writing;    /* a checkpoint has a copy that is not on disk yet */
+    unsigned pins;   /* guarded by the map's exclusive lock */
+    _Atomic bool referenced;
+    uint64_t *bad;   /* bitmap of entries that can't be right, or NULL */
+    uint64_t entries[];
+} Qcow2Slice;
+
+/*
+ * One of several locks of the map: a reader takes its thread's, a writer all.
+ * `active' counts the I/Os that use what they found in the map, by phase.
+ */
+typedef struct {
+    _Alignas(BLOCK_CACHE_LINE) pthread_mutex_t lock;
+    pthread_cond_t idle;
+    unsigned active[2];
+} Qcow2Shard;
+
+/* A range of guest clusters whose mapping is being changed. */
+typedef struct Qcow2Alloc Qcow2Alloc;
+struct Qcow2Alloc {
+    uint64_t start, end;
+    LIST_ENTRY(Qcow2Alloc) next;
+};
+
+typedef struct {
+    uint64_t index;           /* in the refcount table */
+    bool is_new;              /* the table on disk does not have it yet */
+    bool writing;
+    size_t dirty_start, dirty_end; /* bytes; empty: clean */
+    uint64_t used;            /* for LRU */
+    uint8_t data[];
+} Qcow2RefBlock;
+
+typedef struct {
+    uint64_t offset;
+    uint64_t bytes;
+} Qcow2Range;
+
+/* Lock order: checkpoint_lock, alloc_lock, load_lock, the map, meta_lock. */
+typedef struct {
+    /* Fixed once open. */
+    unsigned cluster_bits, l2_bits, slice_bits; /* log2 of bytes, entries, entries */
+    uint64_t cluster_size;
+    unsigned refcount_order, refblock_bits;     /* log2 of bits; of entries */
+    uint64_t refcount_max;
+    uint32_t version;
+    unsigned slices_max;    /* the budget of the L2 cache */
+    unsigned dirty_max;     /* dirty slices that call for a checkpoint */
+    unsigned refblocks_max; /* the budget of the refcount cache */
+
+    /* Changed by one who has the whole image (truncate, change of the backing
+     * file), under checkpoint_lock. */
+    Qcow2Header header;
+    Qcow2Extensions ext;
+
+    /* Guarded by the map. */
+    Qcow2Shard shards[BLOCK_SHARDS];
+    unsigned phase;
+    uint64_t *l1;             /* host endianness */
+    uint64_t l1_size;
+    Qcow2Slice ***tables;     /* [l1_index] NULL or [piece] NULL or slice */
+    GPtrArray *slices;        /* all of them */
+    unsigned hand;            /* of the clock that finds a victim */
+    unsigned n_dirty;
+    GHashTable *l1_dirty;     /* indices that are not on disk yet */
+    pthread_mutex_t load_lock;
+    pthread_cond_t loaded;
+
+    /* Guarded by alloc_lock. */
+    pthread_mutex_t alloc_lock;
+    pthread_cond_t alloc_done;
+    LIST_HEAD(, Qcow2Alloc) allocs;
+    uint64_t *reftable;       /* host endianness */
+    uint64_t reftable_size;   /* entries */
+    GHashTable *reftable_dirty; /* indices that are not on disk yet */
+    GHashTable *refblocks;    /* index → Qcow2RefBlock */
+    uint64_t refblock_clock;
+    Qcow2RefBlock *refblock_last;
+    uint64_t free_hint;       /* no free cluster lies before this one */
+    uint64_t high_water;      /* bytes: nothing was ever allocated behind it */
+    uint64_t zero_from;       /* bytes: the file was made longer by us from here */
+    bool grown;               /* is longer than what is in use */
+    GArray *freed;            /* Qcow2Range: no longer used by the map, but by the disk */
+
+    pthread_mutex_t checkpoint_lock; /* one checkpoint at a time */
+    _Atomic bool meta_dirty;  /* a checkpoint would have something to do */
+    _Atomic bool want_checkpoint; /* too much is dirty */
+    _Atomic bool broken;      /* corruption was found: no more writes */
+
+    pthread_mutex_t meta_lock;
+    GHashTable *meta;         /* numbers of the clusters that hold metadata; rw only */
+} Qcow2State;
+
+static inline uint64_t qcow2_cluster_start(const Qcow2State *s, uint64_t offset)
+{
+    return offset & ~(s->cluster_size - 1);
+}
+
+static inline uint64_t qcow2_cluster_end(const Qcow2State *s, uint64_t offset)
+{
+    return qcow2_cluster_start(s, offset + s->cluster_size - 1);
+}
+
+/* Is there, or could there be, something below? */
+static inline bool qcow2_has_backing(const BlockNode *bs, const Qcow2State *s)
+{
+    return bs->backing || s->ext.backing_file;
+}
+
+/* Something on disk can't be right: say so once, and write no more.  -EIO. */
+int qcow2_corrupt(BlockNode *bs, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+
+/* Behind the end of the file there are zeros. */
+int qcow2_file_pread(BlockNode *bs, uint64_t offset, int64_t bytes, void *buf);
+
+/* ---- the map (qcow2-map.c) --------------------------------------------- */
+
+bool qcow2_map_init(BlockNode *bs, GError **errp); /* header is there */
+void qcow2_map_destroy(Qcow2State *s);
+
+void qcow2_map_lock(Qcow2State *s); /* exclusive */
+void qcow2_map_unlock(Qcow2State *s);
+
+Qcow2ClusterType qcow2_entry_type(const Qcow2State *s, uint64_t entry);
+
+/*
+ * How the bytes from @offset on are mapped, at most @bytes.  0 or a negative
+ * errno.  With @io the clusters found are not used for anything else until
+ * qcow2_io_end.
+ */
+int qcow2_map_lookup(BlockNode *bs, int64_t offset, int64_t bytes, bool io,
+                     Qcow2Mapping *m);
+void qcow2_io_end(Qcow2State *s, Qcow2Mapping *m);
+/* Wait until all I/O has ended that might use an older state of the map. */
+void qcow2_map_wait_io(Qcow2State *s);
+
+/* The slice with the entry of @offset, pinned; the L2 table exists. */
+int qcow2_slice_pin(BlockNode *bs, int64_t offset, Qcow2Slice **slice);
+void qcow2_slice_unpin(Qcow2State *s, Qcow2Slice *slice);
+/* Exclusive: where the entry of @offset is in its slice. */
+unsigned qcow2_slice_index(const Qcow2State *s, int64_t offset);
+bool qcow2_slice_is_bad(const Qcow2Slice *slice, unsigned i);
+/* Exclusive; the slice is pinned. */
+void qcow2_slice_mark_dirty(Qcow2State *s, Qcow2Slice *slice);
+/* Where it is on disk; 0: nowhere.  The map is locked in either way. */
+uint64_t qcow2_slice_host(const Qcow2State *s, const Qcow2Slice *slice);
+size_t qcow2_slice_bytes(const Qcow2State *s);
+
+/* ---- compressed clusters (qcow2-read.c) --------------------------------- */
+
+/* Where a compressed cluster's bytes are, in *offset; their number. */
+uint64_t qcow2_compressed_range(const Qcow2State *s, uint64_t entry,
+                                uint64_t *offset);
+/* The whole cluster into @out. */
+int qcow2_read_compressed(BlockNode *bs, uint64_t entry, uint8_t *out);
+
+int qcow2_pread(BlockNode *bs, int64_t offset, int64_t bytes, void *buf);
+int qcow2_block_status(BlockNode *bs, int64_t offset, int64_t bytes,
+                       int64_t *pnum);
+/* What lies below, zeros where nothing does. */
+int qcow2_read_backing(BlockNode *bs, int64_t offset, int64_t bytes, void *buf);
+
+/* ---- refcounts (qcow2-refcount.c) ----------------------------------------- */
+
+/* Refcount @i of a block of refcounts of 2^@order bits. */
+uint64_t qcow2_refcount_get(const uint8_t *block, uint64_t i, unsigned order);
+void qcow2_refcount_put(uint8_t *block, uint64_t i, unsigned order,
+                        uint64_t value);
+
+/* ---- create (qcow2-create.c) --------------------------------------------- */
+
+typedef struct {
+    uint32_t version;       /* 2 or 3 */
+    unsigned cluster_bits;  /* 9…21 */
+    unsigned refcount_order; /* 0…6; 4 in version 2 */
+} Qcow2CreateOptions;
+
+bool qcow2_create_with(const char *filename, int64_t size,
+                       const char *backing_file, const char *backing_format,
+                       const Qcow2CreateOptions *opts, GError **errp);
+bool qcow2_create(const char *filename, int64_t size, const char *backing_file,
+                  const char *backing_format, GError **errp);
+
+#endif
