@@ -363,6 +363,9 @@ static void test_pass_through(void)
     fake_answer(&f.fake, "cont", "null", NULL);
     peer_expect(&f.a, "{\"id\": 2, \"error\": {\"class\": \"GenericError\", \"desc\": "
                       "\"QEMU has ended\"}}");
+    peer_send(&f.a, "{'execute':'quit','id':3}");
+    fake_answer(&f.fake, "quit", "null", NULL);
+    peer_expect(&f.a, "{\"return\": {}, \"id\": 3}");
     tear_down(&f);
 }
 
