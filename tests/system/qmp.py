@@ -402,8 +402,9 @@ def the_end_during_commands(t):
         clients[0].send("backup", {"backup-file": fifo})
         for qmp in clients[1:]:
             for _ in range(i):
-                qmp.send("query-qmp-schema")
+                qmp.send("query-commands")
                 qmp.send("query-status")
+        clients[1].send("query-qmp-schema")
         clients[-1].send("quit")
         equal(vm.wait_exit(), 0)
 
