@@ -200,6 +200,10 @@ static void plan_main(EmuCmdline *cl)
         leave(cl, "the name of this machine's RAM block is not known");
         return;
     }
+    if (!text && strcmp(id, "pc.ram") && strcmp(id, "microvm.ram")) {
+        leave(cl, "how much RAM this machine has without -m is not known");
+        return;
+    }
     if (text && (size_parse(text, 'M', NULL, &size) || !size ||
                  size > INT64_MAX - 8192)) {
         leave(cl, "the size in -m is not clear");

@@ -147,6 +147,15 @@ static const struct {
     {"q -drive if=virtio,file=nbd:x -drive if=virtio,file=b", "virtio0 virtio1"},
     {"q -drive file=a,id=one -drive file=b", "one ide0-hd1"},
     {"/x/qemu-system-aarch64 -M virt -drive file=a", "virtio0"},
+    {"qemu-system-aarch64 -M virt-7.2,gic-version=3 -drive file=a", "virtio0"},
+    {"qemu-system-aarch64 -M cubieboard -drive file=a -drive file=b", "ide0-hd0 ide1-hd0"},
+    {"qemu-system-aarch64 -M orangepi-pc -drive file=a -drive file=b", "sd00 sd10"},
+    {"qemu-system-riscv64 -M virt -drive file=a -drive file=b", "none0 none1"},
+    {"qemu-system-s390x -drive file=a -drive file=b", "virtio0 virtio1"},
+    {"qemu-system-ppc64 -drive file=a -cdrom b", "scsi0-hd0 scsi0-cd2"},
+    {"qemu-system-sparc -drive file=a", "scsi0-hd0"},
+    {"qemu-system-x86_64-microvm -drive file=a", "none00"},
+    {"qemu-kvm -drive file=a", "ide0-hd0"},
 };
 
 static void test_names(void)
