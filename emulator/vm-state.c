@@ -119,23 +119,41 @@ bool emu_vm_running(Emulator *emu, bool *running, GError **errp)
     return true;
 }
 
-char *emu_vm_machine(Emulator *emu, GError **errp)
+static json_object *machine_property(Emulator *emu, const char *name,
+                                     GError **errp)
 {
-    json_object *args = json_object_new_object(), *reply;
-    char *name;
+    json_object *args = json_object_new_object();
 
     json_object_object_add(args, "path", json_object_new_string("/machine"));
-    json_object_object_add(args, "property", json_object_new_string("type"));
-    reply = emu_qmp_call(emu, "qom-get", args, errp);
+    json_object_object_add(args, "property", json_object_new_string(name));
+    return emu_qmp_call(emu, "qom-get", args, errp);
+}
+
+char *emu_vm_machine(Emulator *emu, GError **errp)
+{
+    json_object *reply = machine_property(emu, "type", errp);
+    const char *name = json_object_get_string(reply);
+    char *result;
+
     if (!reply) {
         return NULL;
     }
-    name = g_strdup(json_object_get_string(reply));
-    json_object_put(reply);
-    if (name && g_str_has_suffix(name, "-machine")) {
-        name[strlen(name) - strlen("-machine")] = '\0';
+    result = g_strdup(name ? name : "");
+    if (g_str_has_suffix(result, "-machine")) {
+        result[strlen(result) - strlen("-machine")] = '\0';
     }
-    return name ? name : g_strdup("");
+    json_object_put(reply);
+    return result;
+}
+
+bool emu_vm_describes_state(Emulator *emu, bool *described, GError **errp)
+{
+    json_object *reply = machine_property(emu, "suppress-vmdesc", errp);
+    bool ok = reply != NULL;
+
+    *described = !json_object_get_boolean(reply);
+    json_object_put(reply);
+    return ok;
 }
 
 static bool call(Emulator *emu, const char *command, json_object *args,

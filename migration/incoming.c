@@ -7,8 +7,8 @@
  * images are opened for writing (the source has closed them by then), and QEMU
  * gets a stream of its own that has all but the shared pages.
  *
- * Nothing runs before QEMU has accepted that.  Any error ends this VM; the
- * source goes on.
+ * Nothing runs before QEMU has accepted that.  Any error ends this VM, with the
+ * images closed and the source told; the source goes on.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -129,21 +129,51 @@ static bool load_devices(Incoming *in, GError **errp)
     return emu_load_devices_end(emu, errp);
 }
 
+/* A stream cut short must be known before the images are opened: the source
+ * will want them back. */
+static bool is_whole(Incoming *in, QEMUFile *f, GError **errp)
+{
+    bool described;
+
+    if (!emu_vm_describes_state(in->m->cfg.emu, &described, errp)) {
+        return false;
+    }
+    if (!qemu_stream_whole(&in->stream, described)) {
+        error_set(errp, "%s: the stream ends at byte %" G_GUINT64_FORMAT " in "
+                  "the middle of the device state", qemu_file_name(f),
+                  qemu_file_position(f));
+        return false;
+    }
+    return true;
+}
+
 static bool receive(Incoming *in, GError **errp)
 {
     MigrationManager *m = in->m;
     QEMUFile *f = migration_channel_open(m->channel, true, errp);
 
-    if (!f || !qemu_stream_read(f, &in->stream, on_header, on_ram, in, errp)) {
+    if (!f || !qemu_stream_read(f, &in->stream, on_header, on_ram, in, errp) ||
+        !is_whole(in, f, errp)) {
         return false;
     }
     pthread_mutex_lock(&m->lock);
     m->transferred = qemu_file_position(f);
     pthread_mutex_unlock(&m->lock);
     migration_set_status(m, MIGRATION_STATUS_DEVICE);
-    return migration_channel_close(m->channel, false, errp) &&
-           emu_activate_drives(m->cfg.cl, m->cfg.block, errp) &&
-           load_devices(in, errp);
+    return migration_channel_close(m->channel, false, errp);
+}
+
+static bool take_over(Incoming *in, GError **errp)
+{
+    MigrationManager *m = in->m;
+
+    if (emu_activate_drives(m->cfg.cl, m->cfg.block, errp) &&
+        load_devices(in, errp)) {
+        return true;
+    }
+    /* the source will want them back as soon as it knows */
+    emu_inactivate_drives(m->cfg.block, NULL);
+    return false;
 }
 
 /* ---- the thread --------------------------------------------------------------------- */
@@ -165,10 +195,12 @@ static void *incoming_thread(void *opaque)
     GError *error = NULL;
 
     qemu_stream_init(&in->stream);
-    if (!receive(in, &error)) {
-        migration_channel_close(m->channel, true, NULL);
+    if (!receive(in, &error) || !take_over(in, &error)) {
         in->error = g_error_copy(error);
+        migration_channel_answer(m->channel, error->message);
+        migration_channel_close(m->channel, true, NULL);
     }
+    migration_channel_answer(m->channel, NULL);
     qemu_stream_clear(&in->stream);
     ram_loader_free(in->loader);
     g_idle_add(report, in);

@@ -10,7 +10,8 @@
  *     flushed and closed; then the devices, after which the other side runs.
  *
  * Until the last byte has been accepted every error leads back: drives are
- * opened again and the guest goes on.  A failed attempt leaves nothing stale:
+ * opened again and the guest goes on.  So does a refusal, which can only come
+ * from a destination that will not run.  A failed attempt leaves nothing stale:
  * the next one has a new saver, a new cache and new logs, which report every
  * page at first.
  *
@@ -339,6 +340,7 @@ static bool complete(Outgoing *o, GError **errp)
     MigrationManager *m = o->m;
     gint64 start = g_get_monotonic_time();
     g_autoptr(DeviceState) ds = NULL;
+    gint64 downtime;
     bool running;
 
     if (!emu_vm_running(m->cfg.emu, &running, errp) ||
@@ -367,8 +369,12 @@ static bool complete(Outgoing *o, GError **errp)
     if (!migration_channel_close(m->channel, false, errp)) {
         return false;
     }
+    downtime = g_get_monotonic_time() - start;
+    if (!migration_channel_wait_answer(m->channel, errp)) {
+        return false;
+    }
     pthread_mutex_lock(&m->lock);
-    m->downtime_ms = (g_get_monotonic_time() - start) / 1000;
+    m->downtime_ms = downtime / 1000;
     m->drives_away = true;
     pthread_mutex_unlock(&m->lock);
     return true;
@@ -435,19 +441,35 @@ static void clear(Outgoing *o)
     device_state_free(o->first);
 }
 
+/* "Broken pipe" does not say why. */
+static void add_last_words(MigrationChannel *ch, GError *error)
+{
+    g_autofree char *text = migration_channel_last_words(ch);
+
+    if (text) {
+        char *both = g_strdup_printf("%s; the destination says: %s",
+                                     error->message, text);
+
+        g_free(error->message);
+        error->message = both;
+    }
+}
+
 static void *outgoing_thread(void *opaque)
 {
-    Outgoing o = { .m = opaque };
+    MigrationManager *m = opaque;
+    Outgoing o = { .m = m };
     GError *error = NULL;
 
     if (!migrate(&o, &error)) {
-        pthread_mutex_lock(&o.m->lock);
-        o.m->file = NULL; /* it goes with the channel */
-        pthread_mutex_unlock(&o.m->lock);
+        add_last_words(m->channel, error);
+        pthread_mutex_lock(&m->lock);
+        m->file = NULL; /* it goes with the channel */
+        pthread_mutex_unlock(&m->lock);
         undo(&o, error);
     }
     clear(&o);
-    migration_ended(o.m, error);
+    migration_ended(m, error);
     return NULL;
 }
 

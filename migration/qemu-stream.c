@@ -319,6 +319,28 @@ bool qemu_stream_read(QEMUFile *f, QemuStream *qs, QemuStreamHeaderFn *on_header
     return read_sections(&r, errp);
 }
 
+/* The description: type, be32 length, JSON; the end mark is before it. */
+bool qemu_stream_whole(const QemuStream *qs, bool described)
+{
+    const uint8_t *rest = qs->rest->data;
+    size_t len = qs->rest->len;
+
+    if (!described || !len || rest[len - 1] != '}') {
+        return !described && len && rest[len - 1] == QEMU_VM_EOF;
+    }
+    for (size_t json = len - 1; json >= 6; json--) {
+        uint32_t be;
+
+        memcpy(&be, rest + json - 4, 4);
+        if (rest[json] == '{' && GUINT32_FROM_BE(be) == len - json &&
+            rest[json - 5] == QEMU_VM_VMDESCRIPTION &&
+            rest[json - 6] == QEMU_VM_EOF) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- writing ------------------------------------------------------------------------- */
 
 void qemu_stream_put_header(const QemuStream *qs, QEMUFile *f)

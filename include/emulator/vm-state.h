@@ -19,6 +19,9 @@ bool emu_vm_running(Emulator *emu, bool *running, GError **errp);
 /* The machine type with its version ("pc-q35-7.2"; g_free), or NULL. */
 char *emu_vm_machine(Emulator *emu, GError **errp);
 
+/* Does this machine type end its migration stream with a description? */
+bool emu_vm_describes_state(Emulator *emu, bool *described, GError **errp);
+
 /* Stop the guest; disk requests in flight have ended when it returns.
  * @hidden: nobody sees the STOP; then emu_vm_cont must be hidden too. */
 bool emu_vm_stop(Emulator *emu, bool hidden, GError **errp);

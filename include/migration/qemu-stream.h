@@ -61,6 +61,11 @@ typedef bool QemuStreamHeaderFn(void *opaque, const QemuStream *qs,
 bool qemu_stream_read(QEMUFile *f, QemuStream *qs, QemuStreamHeaderFn *on_header,
                       QemuStreamRamFn *ram, void *opaque, GError **errp);
 
+/* Does what was read end as a stream ends?  @described: as senders of this
+ * machine type do, with the description of the state; else only an end mark can
+ * be looked for. */
+bool qemu_stream_whole(const QemuStream *qs, bool described);
+
 /* Writing one, in this order; errors stick to @f. */
 void qemu_stream_put_header(const QemuStream *qs, QEMUFile *f);
 /* START, PART or END of ram; then its records with their end mark; then: */

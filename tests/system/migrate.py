@@ -58,7 +58,7 @@ def over_tcp_with_xbzrle(t):
     dst = twin(t, src, f"tcp:127.0.0.1:{port}")
     src.qmp("migrate-set-capabilities", capabilities=[{"capability": "xbzrle", "state": True}])
     src.qmp("migrate_set_speed", value=24 << 20)  # a few rounds
-    src.qmp("migrate-set-parameters", downtime_limit=100)
+    src.qmp("migrate-set-parameters", downtime_limit=1000)
     info = migrate(src, dst, f"tcp:127.0.0.1:{port}")
     equal(info["xbzrle-cache"]["pages"] > 0, True, "XBZRLE pages")
     contains(src.hmp("info migrate"), "transferred ram-xbzrle: ")
@@ -102,6 +102,7 @@ def into_a_plain_qemu(t):
     path = t.path("migrate.sock")
     src.qmp("migrate-set-capabilities", capabilities=[{"capability": "xbzrle", "state": True}])
     src.qmp("migrate_set_speed", value=24 << 20)
+    src.qmp("migrate_set_downtime", value=1)
     dst = twin(t, src, "unix:" + path, sidecar=False)
     migrate(src, dst, "unix:" + path)
     checked(dst)
