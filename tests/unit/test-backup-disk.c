@@ -70,8 +70,9 @@ static void test_unreadable_below_a_guests_write(void)
 static void test_holes_are_not_read(void)
 {
     TestVm *vm = test_vm_new(false);
-    g_autofree char *rule = g_strdup_printf("fault:read/%d-%d=EIO:", 2 * SECTORS, 9 * SECTORS - 1);
-    BlockBackend *blk = test_vm_add(vm, "d0", 12 * CLUSTER, rule);
+    g_autofree char *rule = g_strdup_printf("fault:read/%d-%d=EIO,read/%d=EIO:", 2 * SECTORS,
+                                            9 * SECTORS - 1, 12 * SECTORS);
+    BlockBackend *blk = test_vm_add(vm, "d0", 12 * CLUSTER + 100, rule);
     BackupRequest req = test_request();
     uint64_t transferred;
     BackupStatus st;
@@ -101,6 +102,29 @@ static void test_holes_are_not_read(void)
     test_write_clusters(blk, 4, 2);
     test_assert_ended(vm, BACKUP_STATUS_DONE, NULL);
     mem_assert_exactly_once();
+    test_vm_free(vm);
+}
+
+/* While the sweep sleeps, nothing is claimed and not read. */
+static void test_sweep_sleeps_with_nothing_claimed(void)
+{
+    TestVm *vm = test_vm_new(false);
+    BlockBackend *blk = test_vm_add(vm, "d0", 12 * CLUSTER, NULL);
+    BackupRequest req = test_request();
+    uint64_t memory;
+    BackupStatus st;
+
+    test_fill(blk, 1);
+    req.speed = 1;
+    test_start(vm, &req);
+    do {
+        g_usleep(200);
+        backup_query(vm->mgr, &st);
+        memory = st.memory;
+        backup_status_clear(&st);
+    } while (!memory); /* the sweep has begun with the first cluster */
+    test_write_clusters(blk, 0, 12);
+    backup_cancel(vm->mgr);
     test_vm_free(vm);
 }
 
@@ -223,6 +247,8 @@ int main(int argc, char **argv)
     g_test_add_func("/backup/disk/unreadable-below-a-guests-write",
                     test_unreadable_below_a_guests_write);
     g_test_add_func("/backup/disk/holes-are-not-read", test_holes_are_not_read);
+    g_test_add_func("/backup/disk/sweep-sleeps-with-nothing-claimed",
+                    test_sweep_sleeps_with_nothing_claimed);
     g_test_add_func("/backup/disk/guest-waits-for-the-sweeps-read",
                     test_guest_waits_for_the_sweeps_read);
     g_test_add_func("/backup/disk/guests-wait-for-a-guests-read",
