@@ -359,10 +359,20 @@ static void base_closed(void *opaque)
     update_serial_pause(mux);
 }
 
+/* Standard input has ended (it is /dev/null, say), but what the guest says goes
+ * on to standard output, as in QEMU. */
+static bool base_eof(void *opaque)
+{
+    ChardevMux *mux = opaque;
+
+    return mux->base->kind == &chardev_kind_stdio;
+}
+
 static const ChardevHandlers base_handlers = {
     .open = base_open,
     .input = base_input,
     .closed = base_closed,
+    .eof = base_eof,
 };
 
 /* ---- a monitor's front end ------------------------------------------------------ */

@@ -8,11 +8,12 @@ import os
 import re
 import select
 import signal
+import subprocess
 import termios
 import time
 
 from lib.guest import Guest
-from lib.tap import BUILD, SOON, contains, equal, main, program, test
+from lib.tap import BUILD, SOON, contains, equal, main, program, test, wait_for
 from lib.vm import KERNEL_LINE, QEMU
 
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|c)")
@@ -218,6 +219,23 @@ def serial_port_on_stdio_is_qemus_own(t, prefix):
     term.type("\x03")
     term.expect("terminating on signal 2")
     equal(term.wait(), 0)
+
+
+@on_both()
+def what_the_guest_says_is_shown_without_a_keyboard(t, prefix):
+    """As a service manager starts it: nothing on standard input."""
+    out = t.path("out" + str(len(prefix)))
+    with open(out, "wb") as f:
+        process = t.spawn([*prefix, QEMU, "-accel", "tcg", "-M", "pc", "-m", "32",
+                           "-net", "none", "-no-user-config", "-nographic"],
+                          stdin=subprocess.DEVNULL, stdout=f, stderr=f)
+
+    def said():
+        with open(out, encoding="utf-8", errors="replace") as f:
+            return "No bootable device" in f.read()
+    wait_for(said, "the firmware's last words")
+    process.terminate()
+    equal(process.wait(), 0)
 
 
 main()
