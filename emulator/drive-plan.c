@@ -52,6 +52,12 @@ static const char *const image_keys[] = {
     "file", "file.filename", "file.driver", "file.locking", "format", "driver",
     "aio", "file.aio", "snapshot", NULL,
 };
+/* Of qcow2, and without effect on what is in the image: how QEMU would have
+ * cached its tables.  Ours has its own ways. */
+static const char *const qcow2_keys[] = {
+    "cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size",
+    "cache-clean-interval", "overlap-check", "overlap-check.template", NULL,
+};
 static const char *const interfaces[] = {
     "none", "ide", "scsi", "floppy", "pflash", "mtd", "sd", "virtio", "xen",
     NULL,
@@ -203,13 +209,21 @@ static const char *special_file(const char *file)
     return NULL;
 }
 
-static char *check_keys(const Keyval *kv)
+static bool is_ours(const char *key)
 {
+    return g_strv_contains(image_keys, key) || g_strv_contains(qcow2_keys, key);
+}
+
+static char *check_keys(const Keyval *kv, const char *format)
+{
+    bool qcow2 = !g_strcmp0(format, "qcow2");
+
     for (guint i = 0; i < kv->items->len; i++) {
         const KeyvalItem *item = g_ptr_array_index(kv->items, i);
 
         if (!g_strv_contains(device_keys, item->key) &&
             !g_strv_contains(image_keys, item->key) &&
+            !(qcow2 && g_strv_contains(qcow2_keys, item->key)) &&
             !g_str_has_prefix(item->key, "throttling.") &&
             !g_str_has_prefix(item->key, "stats-intervals.")) {
             return g_strdup_printf("the sidecar does not know its option '%s'",
@@ -381,7 +395,7 @@ static char *examine(const EmuCmdline *cl, const Keyval *kv, EmuDrive *drive)
     if (format && !g_strv_contains(bdrv_format_names(), format)) {
         return g_strdup_printf("the sidecar does not serve format '%s'", format);
     }
-    if ((unknown = check_keys(kv))) {
+    if ((unknown = check_keys(kv, format))) {
         return unknown;
     }
     if (wants_snapshot(cl, kv)) {
@@ -422,8 +436,7 @@ static char *remaining(const Keyval *kv)
     for (guint i = 0; i < kv->items->len; i++) {
         const KeyvalItem *item = g_ptr_array_index(kv->items, i);
 
-        if (!g_strv_contains(image_keys, item->key) &&
-            strcmp(item->key, "id")) {
+        if (!is_ours(item->key) && strcmp(item->key, "id")) {
             g_string_append_printf(out, ",%s=", item->key);
             keyval_append_escaped(out, item->value);
         }

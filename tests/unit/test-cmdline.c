@@ -67,6 +67,8 @@ static const struct {
      ",readonly=on" QMP},
     {"q -nodefaults -drive file=file:a,throttling.bps-total=9,file.locking=off",
      "q -nodefaults " D("ide0-hd0") ",throttling.bps-total=9" QMP},
+    {"q -nodefaults -drive file=a,format=qcow2,l2-cache-size=8M,if=virtio",
+     "q -nodefaults " D("virtio0") ",if=virtio" QMP},
     {"q -nodefaults a.img", "q -nodefaults " D("ide0-hd0")
      ",index=0,media=disk" QMP},
     {"q -nodefaults -hda a,b -cdrom c", "q -nodefaults " D("ide0-hd0")
