@@ -18,6 +18,7 @@ typedef struct Sidecar {
     NbdServer *nbd;
     char *nbd_socket; /* its abstract name, without the @ */
     BackupManager *backup;
+    struct BlockJobSet *jobs;
     BackupRequest backup_defaults; /* what a backup starts from */
     struct MigrationManager *migration;
     Emulator *emu;
