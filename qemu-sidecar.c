@@ -107,6 +107,13 @@ static void add_monitor(void *opaque, const EmuMonitor *monitor, Chardev *chr)
     }
 }
 
+static void on_job_ended(void *opaque, const BlockJobInfo *info)
+{
+    Program *p = opaque;
+
+    monitor_job_ended(p->sc.monitors, info);
+}
+
 static void on_migration_status(void *opaque, MigrationStatus status)
 {
     Program *p = opaque;
@@ -339,6 +346,7 @@ static bool start_qemu(Program *p, GError **errp)
         start.environ = env = guest_ram_environ(p->sc.ram);
     }
     p->sc.monitors = monitor_set_new(&p->sc);
+    p->sc.jobs = block_job_set_new(on_job_ended, p);
     start_migration(p);
     return emu_start(p->sc.emu, &start, errp);
 }
@@ -408,11 +416,15 @@ static bool stop(Program *p)
     if (p->sc.backup) {
         backup_cancel(p->sc.backup);
     }
+    if (p->sc.jobs) {
+        block_job_set_stop(p->sc.jobs);
+    }
     if (p->sc.migration) {
         migration_manager_stop(p->sc.migration);
     }
     g_clear_pointer(&p->sc.monitors, monitor_set_free);
     g_clear_pointer(&p->sc.migration, migration_manager_free);
+    g_clear_pointer(&p->sc.jobs, block_job_set_free);
     g_clear_pointer(&p->monitors, emu_monitors_free);
     g_clear_pointer(&p->sc.backup, backup_manager_free);
     g_clear_pointer(&p->sc.nbd, nbd_server_free);

@@ -2,8 +2,8 @@
  * Block jobs; see include/block/job.h.
  *
  * A job's thread is detached and the last to touch the job: it takes itself off
- * the set's list under the set's lock, tells the set's owner, and is gone.
- * Whoever waits for a job waits for it to leave the list.
+ * the set's list, after it has told the set's owner, and is gone.  Whoever waits
+ * for a job waits for it to leave the list.
  *
  * Locks: BlockJobSet.lock guards the list and every job's fields but the rate
  * limit, which has its own.  It is a leaf but for that one.
@@ -35,7 +35,7 @@ struct BlockJobSet {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a job ended, is to be cancelled, has a new speed */
     GPtrArray *jobs;        /* lock */
-    unsigned telling;       /* lock; jobs off the list that still call ended */
+    bool stopping;          /* lock */
 };
 
 void block_job_info_clear(BlockJobInfo *info)
@@ -60,35 +60,42 @@ BlockJobSet *block_job_set_new(BlockJobEndedFn *ended, void *opaque)
     return set;
 }
 
-void block_job_set_free(BlockJobSet *set)
+void block_job_set_stop(BlockJobSet *set)
 {
-    if (!set) {
-        return;
-    }
     pthread_mutex_lock(&set->lock);
+    set->stopping = true;
     for (guint i = 0; i < set->jobs->len; i++) {
         BlockJob *job = g_ptr_array_index(set->jobs, i);
 
         job->info.cancelling = true;
     }
     pthread_cond_broadcast(&set->changed);
-    while (set->jobs->len || set->telling) {
+    while (set->jobs->len) {
         pthread_cond_wait(&set->changed, &set->lock);
     }
     pthread_mutex_unlock(&set->lock);
+}
+
+void block_job_set_free(BlockJobSet *set)
+{
+    if (!set) {
+        return;
+    }
+    block_job_set_stop(set);
     pthread_mutex_destroy(&set->lock);
     pthread_cond_destroy(&set->changed);
     g_ptr_array_unref(set->jobs);
     g_free(set);
 }
 
-/* Under lock. */
+/* Under lock.  One that has ended and only has to tell so is not found. */
 static BlockJob *find(BlockJobSet *set, const char *device)
 {
     for (guint i = 0; i < set->jobs->len; i++) {
         BlockJob *job = g_ptr_array_index(set->jobs, i);
 
-        if (!strcmp(job->info.device, device)) {
+        if (job->info.state == BLOCK_JOB_RUNNING &&
+            !strcmp(job->info.device, device)) {
             return job;
         }
     }
@@ -117,6 +124,9 @@ GArray *block_job_list(BlockJobSet *set)
         const BlockJob *job = g_ptr_array_index(set->jobs, i);
         BlockJobInfo info = job->info;
 
+        if (info.state != BLOCK_JOB_RUNNING) {
+            continue;
+        }
         info.device = g_strdup(info.device);
         info.error = g_strdup(info.error);
         g_array_append_val(list, info);
@@ -162,8 +172,7 @@ bool block_job_cancel(BlockJobSet *set, const char *device, bool wait,
     } else {
         ok = job->info.cancelling = true;
         pthread_cond_broadcast(&set->changed);
-        /* another job of that drive is another pointer */
-        while (wait && find(set, device) == job) {
+        while (wait && g_ptr_array_find(set->jobs, job, NULL)) {
             pthread_cond_wait(&set->changed, &set->lock);
         }
     }
@@ -190,14 +199,12 @@ static void end(BlockJob *job, bool ok, GError *error)
     }
     info = job->info;
     blk_release(job->blk);
-    set->telling++;
     pthread_mutex_unlock(&set->lock);
     /* Who hears of the end may start the next; who waits for it is told after
      * the event. */
     set->ended(set->opaque, &info);
     pthread_mutex_lock(&set->lock);
     g_ptr_array_remove(set->jobs, job);
-    set->telling--;
     pthread_cond_broadcast(&set->changed);
     pthread_mutex_unlock(&set->lock);
     block_job_info_clear(&job->info);
@@ -253,7 +260,7 @@ bool block_job_start(BlockJobSet *set, BlockBackend *blk, const BlockJobOps *ops
     ratelimit_init(&job->limit, speed);
     pthread_mutex_lock(&set->lock);
     g_ptr_array_add(set->jobs, job);
-    err = start_thread(job);
+    err = set->stopping ? ECANCELED : start_thread(job);
     if (err) {
         g_ptr_array_remove(set->jobs, job);
     }

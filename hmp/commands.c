@@ -66,6 +66,13 @@ const HmpCommand hmp_info_commands[] = {
         .help = "show the size of the XBZRLE cache",
         .run = hmp_info_migrate_cache_size,
     },
+    {
+        .name = "block-stream",
+        .args_type = "",
+        .params = "",
+        .help = "show the progress of image streaming",
+        .run = hmp_info_block_stream,
+    },
     { .name = NULL },
 };
 
@@ -182,6 +189,27 @@ const HmpCommand hmp_commands[] = {
         .params = "value",
         .help = "set the limit of bandwidth (in bytes per second, default unit: MiB)",
         .run = hmp_migrate_set_speed,
+    },
+    {
+        .name = "block_stream",
+        .args_type = "device:B,speed:o?,base:s?",
+        .params = "device [speed [base]]",
+        .help = "copy data from a backing file into a block device",
+        .run = hmp_block_stream,
+    },
+    {
+        .name = "block_stream_cancel",
+        .args_type = "device:B",
+        .params = "device",
+        .help = "end the streaming of a block device",
+        .run = hmp_block_stream_cancel,
+    },
+    {
+        .name = "snapshot_blkdev",
+        .args_type = "reuse:-n,device:B,snapshot-file:s?,format:s?",
+        .params = "[-n] device [new-image-file] [format]",
+        .help = "put a new image over that of a device (-n: the file is there already)",
+        .run = hmp_snapshot_blkdev,
     },
     { .name = NULL },
 };

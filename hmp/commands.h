@@ -87,4 +87,10 @@ void hmp_cont(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_migrate(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_migrate_cache_size(HmpContext *ctx, const HmpArgs *args);
 
+/* stream.c */
+void hmp_block_stream(HmpContext *ctx, const HmpArgs *args);
+void hmp_block_stream_cancel(HmpContext *ctx, const HmpArgs *args);
+void hmp_snapshot_blkdev(HmpContext *ctx, const HmpArgs *args);
+void hmp_info_block_stream(HmpContext *ctx, const HmpArgs *args);
+
 #endif

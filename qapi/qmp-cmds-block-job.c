@@ -50,22 +50,20 @@ static bool pass_on(Monitor *mon, const char *command, json_object *args,
 
 /* ---- streams ---------------------------------------------------------------------- */
 
-bool qmp_block_stream(Monitor *mon, const char *device, const char *base,
-                      bool has_speed, int64_t speed, const char *job_id,
-                      GError **errp)
+bool qmp_block_stream(Monitor *mon, BlockStreamArguments *arg, GError **errp)
 {
-    BlockBackend *blk = own_drive(mon, device, NULL);
+    BlockBackend *blk = own_drive(mon, arg->device, NULL);
     json_object *args;
 
     if (blk) {
-        return block_stream_start(monitor_sidecar(mon)->jobs, blk, base,
-                                  has_speed ? speed : 0, errp);
+        return block_stream_start(monitor_sidecar(mon)->jobs, blk, arg->base,
+                                  arg->has_speed ? arg->speed : 0, errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", device);
-    add_string(args, "base", base);
-    add_string(args, "job-id", job_id);
-    add_int(args, "speed", has_speed, speed);
+    add_string(args, "device", arg->device);
+    add_string(args, "base", arg->base);
+    add_string(args, "job-id", arg->job_id);
+    add_int(args, "speed", arg->has_speed, arg->speed);
     return pass_on(mon, "block-stream", args, errp);
 }
 

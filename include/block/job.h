@@ -42,7 +42,8 @@ void block_job_info_clear(BlockJobInfo *info);
 typedef void BlockJobEndedFn(void *opaque, const BlockJobInfo *info);
 
 BlockJobSet *block_job_set_new(BlockJobEndedFn *ended, void *opaque);
-/* Cancels all and waits. */
+/* Cancels all and waits; no other one starts. */
+void block_job_set_stop(BlockJobSet *set);
 void block_job_set_free(BlockJobSet *set);
 
 /* Any thread.  The array of BlockJobInfo clears its elements; free it with

@@ -13,6 +13,7 @@
 #ifndef SIDECAR_QAPI_MONITOR_H
 #define SIDECAR_QAPI_MONITOR_H
 
+#include "block/job.h"
 #include "sidecar.h"
 #include "util/chardev.h"
 
@@ -45,5 +46,8 @@ int monitor_fdset_dup(Monitor *mon, int64_t id, int access_mode, GError **errp);
 /* Send an event of ours to every QMP client past qmp_capabilities; @data is
  * consumed, may be NULL.  Any thread. */
 void monitor_emit_event(MonitorSet *set, const char *name, json_object *data);
+
+/* Tell everybody how a job ended; borrowed.  Any thread. */
+void monitor_job_ended(MonitorSet *set, const BlockJobInfo *job);
 
 #endif
