@@ -105,6 +105,12 @@ unsigned qcow2_slice_index(const Qcow2State *s, int64_t offset)
     return ((uint64_t)offset >> s->cluster_bits) & ((1u << s->slice_bits) - 1);
 }
 
+uint64_t qcow2_slice_end(const Qcow2State *s, uint64_t offset)
+{
+    return ((offset >> (s->cluster_bits + s->slice_bits)) + 1)
+           << (s->cluster_bits + s->slice_bits);
+}
+
 size_t qcow2_slice_bytes(const Qcow2State *s)
 {
     return sizeof(uint64_t) << s->slice_bits;
@@ -146,17 +152,6 @@ Qcow2ClusterType qcow2_entry_type(const Qcow2State *s, uint64_t entry)
 
 /* ---- checking what was read ---------------------------------------------- */
 
-static bool is_metadata(Qcow2State *s, uint64_t offset)
-{
-    bool found;
-
-    pthread_mutex_lock(&s->meta_lock);
-    found = s->meta && g_hash_table_contains(
-                           s->meta, GSIZE_TO_POINTER(offset >> s->cluster_bits));
-    pthread_mutex_unlock(&s->meta_lock);
-    return found;
-}
-
 static bool entry_is_sane(BlockNode *bs, uint64_t entry)
 {
     Qcow2State *s = bs->opaque;
@@ -178,7 +173,8 @@ static bool entry_is_sane(BlockNode *bs, uint64_t entry)
         }
     }
     return offset >= s->cluster_size && offset < length &&
-           bytes <= length - offset && !is_metadata(s, offset);
+           bytes <= length - offset &&
+           !qcow2_meta_overlaps(s, offset, bytes);
 }
 
 static void check_slice(BlockNode *bs, Qcow2Slice *slice)

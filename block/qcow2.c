@@ -68,19 +68,54 @@ static bool decode_first_cluster(BlockNode *bs, Qcow2State *s, GError **errp)
     return qcow2_extensions_decode(&s->header, buf, len, &s->ext, errp);
 }
 
-static bool check_writable(BlockNode *bs, const Qcow2State *s, GError **errp)
+int qcow2_header_patch(BlockNode *bs, size_t at, const void *bytes, size_t n)
 {
-    if (bdrv_is_read_only(bs)) {
-        return true;
-    }
+    int ret = bdrv_pwrite(bs->file, at, n, bytes, 0);
+
+    return ret < 0 ? ret : bdrv_flush(bs->file);
+}
+
+/* The feature bits as they are in s->header now. */
+static int write_features(BlockNode *bs, Qcow2State *s)
+{
+    uint64_t bits[3] = {
+        GUINT64_TO_BE(s->header.incompatible),
+        GUINT64_TO_BE(s->header.compatible),
+        GUINT64_TO_BE(s->header.autoclear),
+    };
+
+    return qcow2_header_patch(bs, 72, bits, sizeof(bits));
+}
+
+/*
+ * What must be so before the first write. Who does not know what an autoclear
+ * bit stands for (bitmaps, for one) clears it: what it covers is no longer
+ * true then.
+ */
+static bool prepare_writing(BlockNode *bs, Qcow2State *s, GError **errp)
+{
+    bool dirty = s->header.incompatible & QCOW2_INCOMPAT_DIRTY;
+    int ret;
+
     if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
         error_set(errp, "qcow2: Image is corrupt; cannot be opened read/write "
                   "(see qemu-img check -r all)");
         return false;
     }
-    g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED,
-                "writing qcow2 images is not supported yet");
-    return false;
+    if (!qcow2_refcount_init(bs, errp) || !qcow2_meta_init(bs, errp) ||
+        (dirty && !qcow2_rebuild_refcounts(bs, errp))) {
+        return false;
+    }
+    if (dirty || s->header.autoclear) {
+        s->header.incompatible &= ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
+        s->header.autoclear = 0;
+        ret = write_features(bs, s);
+        if (ret < 0) {
+            error_set_errno(errp, -ret, "Could not write the header");
+            return false;
+        }
+    }
+    return true;
 }
 
 static void free_state(Qcow2State *s)
@@ -89,6 +124,7 @@ static void free_state(Qcow2State *s)
     if (s->slices) {
         qcow2_map_destroy(s);
     }
+    qcow2_refcount_destroy(s);
     g_clear_pointer(&s->meta, g_hash_table_unref);
     pthread_mutex_destroy(&s->meta_lock);
     pthread_mutex_destroy(&s->alloc_lock);
@@ -98,7 +134,7 @@ static void free_state(Qcow2State *s)
 
 static bool open_image(BlockNode *bs, Qcow2State *s, GError **errp)
 {
-    if (!decode_first_cluster(bs, s, errp) || !check_writable(bs, s, errp)) {
+    if (!decode_first_cluster(bs, s, errp)) {
         return false;
     }
     s->version = s->header.version;
@@ -112,7 +148,8 @@ static bool open_image(BlockNode *bs, Qcow2State *s, GError **errp)
     bs->request_alignment = bs->file->request_alignment <= s->cluster_size
                                 ? bs->file->request_alignment : 1;
     bs->memory_alignment = bs->file->memory_alignment;
-    return qcow2_map_init(bs, errp);
+    return qcow2_map_init(bs, errp) &&
+           (bdrv_is_read_only(bs) || prepare_writing(bs, s, errp));
 }
 
 static bool qcow2_open(BlockNode *bs, int flags, GError **errp)
@@ -131,9 +168,28 @@ static bool qcow2_open(BlockNode *bs, int flags, GError **errp)
     return true;
 }
 
+/* The rest of the metadata: refcounts that went down, with BDRV_O_NO_FLUSH all. */
+static void write_rest(BlockNode *bs, Qcow2State *s)
+{
+    int ret = qcow2_settle(bs);
+
+    if (ret < 0) {
+        g_printerr("qemu-sidecar: '%s': could not write all metadata: %s\n",
+                   bs->filename, g_strerror(-ret));
+    }
+    if (s->grown && !atomic_load(&s->broken)) {
+        bdrv_truncate(bs->file, s->high_water, NULL);
+    }
+}
+
 static void qcow2_close(BlockNode *bs)
 {
-    free_state(bs->opaque);
+    Qcow2State *s = bs->opaque;
+
+    if (s->reftable && !bdrv_is_read_only(bs)) {
+        write_rest(bs, s);
+    }
+    free_state(s);
 }
 
 static int64_t qcow2_length(BlockNode *bs)
@@ -161,5 +217,10 @@ const BlockDriver bdrv_qcow2 = {
     .length = qcow2_length,
     .backing_file = qcow2_backing_file,
     .pread = qcow2_pread,
+    .pwrite = qcow2_pwrite,
+    .pwrite_zeroes = qcow2_pwrite_zeroes,
+    .pdiscard = qcow2_pdiscard,
+    .flush = qcow2_flush,
+    .write_back = true,
     .block_status = qcow2_block_status,
 };

@@ -152,7 +152,6 @@ struct Qcow2Alloc {
 
 typedef struct {
     uint64_t index;           /* in the refcount table */
-    bool is_new;              /* the table on disk does not have it yet */
     bool writing;
     size_t dirty_start, dirty_end; /* bytes; empty: clean */
     uint64_t used;            /* for LRU */
@@ -205,8 +204,7 @@ typedef struct {
     uint64_t refblock_clock;
     Qcow2RefBlock *refblock_last;
     uint64_t free_hint;       /* no free cluster lies before this one */
-    uint64_t high_water;      /* bytes: nothing was ever allocated behind it */
-    uint64_t zero_from;       /* bytes: the file was made longer by us from here */
+    uint64_t high_water;      /* bytes: behind it the file is new and all zeros */
     bool grown;               /* is longer than what is in use */
     GArray *freed;            /* Qcow2Range: no longer used by the map, but by the disk */
 
@@ -294,6 +292,74 @@ int qcow2_read_backing(BlockNode *bs, int64_t offset, int64_t bytes, void *buf);
 uint64_t qcow2_refcount_get(const uint8_t *block, uint64_t i, unsigned order);
 void qcow2_refcount_put(uint8_t *block, uint64_t i, unsigned order,
                         uint64_t value);
+
+/* All below: alloc_lock is held, the image is writable. */
+bool qcow2_refcount_init(BlockNode *bs, GError **errp); /* unlocked */
+void qcow2_refcount_destroy(Qcow2State *s);
+/*
+ * Up to @want adjacent clusters, with refcount 1; how many in *got (at least
+ * one), *fresh if they are known to be zeros.  -ENOBUFS: the refcount table is
+ * full; unlock, qcow2_reftable_grow, try again.
+ */
+int qcow2_alloc_clusters(BlockNode *bs, uint64_t want, uint64_t *offset,
+                         uint64_t *got, bool *fresh);
+/* Clusters that nothing on disk refers to (any more): one reference less. */
+void qcow2_free_clusters(BlockNode *bs, uint64_t offset, uint64_t bytes);
+/* Clusters that the map gave up: free them once the disk knows of it. */
+void qcow2_free_later(Qcow2State *s, uint64_t offset, uint64_t bytes);
+/* The refcount of the cluster at @offset into *value. */
+int qcow2_refcount_of(BlockNode *bs, uint64_t offset, uint64_t *value);
+/* The file is at least so long. */
+int qcow2_file_extend(BlockNode *bs, uint64_t end);
+void qcow2_refblock_set_dirty(Qcow2RefBlock *block, size_t start, size_t end);
+/* The refcounts [first, first + n) of clusters become what @values says. */
+int qcow2_refcounts_replace(BlockNode *bs, uint64_t first, uint64_t n,
+                            const uint32_t *values);
+/* Unlocked. */
+int qcow2_reftable_grow(BlockNode *bs);
+
+/* ---- writing --------------------------------------------------------------- */
+
+int qcow2_pwrite(BlockNode *bs, int64_t offset, int64_t bytes, const void *buf,
+                 int flags);
+int qcow2_pwrite_zeroes(BlockNode *bs, int64_t offset, int64_t bytes, int flags);
+int qcow2_pdiscard(BlockNode *bs, int64_t offset, int64_t bytes);
+
+/* Nobody else changes the mapping of [start, end), clusters, until it ends.
+ * Waits; one at a time for a thread. */
+void qcow2_alloc_begin(Qcow2State *s, Qcow2Alloc *a, uint64_t start,
+                       uint64_t end);
+void qcow2_alloc_end(Qcow2State *s, Qcow2Alloc *a);
+/* There is an L2 table for @offset, and it is ours alone. */
+int qcow2_ensure_table(BlockNode *bs, int64_t offset);
+/* alloc_lock and the map are held: the entry takes another value, and what it
+ * referred to is freed later unless @keep. */
+void qcow2_set_entry(Qcow2State *s, Qcow2Slice *slice, unsigned i,
+                     uint64_t entry, bool keep);
+/* Where the slice with @offset ends, in the guest's address space. */
+uint64_t qcow2_slice_end(const Qcow2State *s, uint64_t offset);
+
+/* ---- order on disk (qcow2-checkpoint.c) ------------------------------------- */
+
+/* All metadata as it is now to the disk, durable with the data before it. */
+int qcow2_checkpoint(BlockNode *bs);
+int qcow2_flush(BlockNode *bs);
+/* Until there is nothing left to write. */
+int qcow2_settle(BlockNode *bs);
+
+/* ---- checks (qcow2-check.c) --------------------------------------------------- */
+
+/* Find all metadata; false if any of it overlaps or lies outside of the file. */
+bool qcow2_meta_init(BlockNode *bs, GError **errp);
+/* Note new metadata; gone metadata. */
+void qcow2_meta_add(Qcow2State *s, uint64_t offset, uint64_t bytes);
+void qcow2_meta_remove(Qcow2State *s, uint64_t offset, uint64_t bytes);
+bool qcow2_meta_overlaps(Qcow2State *s, uint64_t offset, uint64_t bytes);
+/* Count all references and set the refcounts to that. */
+bool qcow2_rebuild_refcounts(BlockNode *bs, GError **errp);
+
+/* Change bytes of the header on disk, durable when it returns. */
+int qcow2_header_patch(BlockNode *bs, size_t at, const void *bytes, size_t n);
 
 /* ---- create (qcow2-create.c) --------------------------------------------- */
 
