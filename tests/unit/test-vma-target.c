@@ -13,9 +13,53 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "util/error.h"
+
+/*
+ * File systems that can't do all that others can.  These take the place of
+ * libc's in this program.
+ */
+static int no_tmpfile, no_renameat2, no_linkat; /* errno, or 0: works */
+
+int openat64(int dir_fd, const char *path, int flags, ...);
+int openat64(int dir_fd, const char *path, int flags, ...)
+{
+    mode_t mode = 0;
+    va_list ap;
+
+    va_start(ap, flags);
+    if (flags & (O_CREAT | O_TMPFILE)) {
+        mode = va_arg(ap, mode_t);
+    }
+    va_end(ap);
+    if ((flags & O_TMPFILE) == O_TMPFILE && no_tmpfile) {
+        errno = no_tmpfile;
+        return -1;
+    }
+    return syscall(SYS_openat, dir_fd, path, flags | O_LARGEFILE, mode);
+}
+
+int renameat2(int old_dir, const char *old, int new_dir, const char *new,
+              unsigned int flags)
+{
+    if (no_renameat2) {
+        errno = no_renameat2;
+        return -1;
+    }
+    return syscall(SYS_renameat2, old_dir, old, new_dir, new, flags);
+}
+
+int linkat(int old_dir, const char *old, int new_dir, const char *new, int flags)
+{
+    if (no_linkat) {
+        errno = no_linkat;
+        return -1;
+    }
+    return syscall(SYS_linkat, old_dir, old, new_dir, new, flags);
+}
 
 typedef struct {
     char *dir;
@@ -98,7 +142,9 @@ static void test_file_appears_when_complete(Fixture *f, gconstpointer data)
     GError *error = NULL;
 
     g_assert_true(vma_target_write(t, "archive", 7, &error));
-    assert_names(f, "");
+    if (!no_tmpfile) {
+        assert_names(f, "");
+    }
     g_assert_true(vma_target_commit(t, &error));
     assert_names(f, "a.vma");
     vma_target_free(t);
@@ -134,6 +180,45 @@ static void test_file_replaces_nothing(Fixture *f, gconstpointer data)
     /* It is there before. */
     g_assert_null(vma_target_open(f->path, &error));
     EXPECT_ERROR(error, "a.vma: cannot create: File exists");
+}
+
+static void test_file_systems_that_can_do_less(Fixture *f, gconstpointer data)
+{
+    static const struct {
+        int tmpfile, renameat2, linkat;
+    } systems[] = {
+        { EOPNOTSUPP, 0, 0 },
+        { EISDIR, EINVAL, 0 },
+        { EOPNOTSUPP, ENOSYS, EPERM },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(systems); i++) {
+        no_tmpfile = systems[i].tmpfile;
+        no_renameat2 = systems[i].renameat2;
+        no_linkat = systems[i].linkat;
+        test_file_appears_when_complete(f, data);
+        assert_names(f, "a.vma");
+        g_unlink(f->path);
+        test_file_replaces_nothing(f, data);
+        g_unlink(f->path);
+        test_file_is_gone_without_commit(f, data);
+        no_tmpfile = no_renameat2 = no_linkat = 0;
+    }
+}
+
+/* The temporary name is hidden and begins like the final one. */
+static void test_file_temporary_name(Fixture *f, gconstpointer data)
+{
+    g_autofree char *name = NULL;
+    VmaTarget *t;
+
+    no_tmpfile = EOPNOTSUPP;
+    t = must_open(f->path);
+    name = names(f->dir);
+    g_assert_true(g_str_has_prefix(name, ".a.vma."));
+    vma_target_free(t);
+    assert_names(f, "");
+    no_tmpfile = 0;
 }
 
 static void test_file_follows_no_link(Fixture *f, gconstpointer data)
@@ -532,6 +617,8 @@ int main(int argc, char **argv)
         { "file/appears-when-complete", test_file_appears_when_complete },
         { "file/gone-without-commit", test_file_is_gone_without_commit },
         { "file/replaces-nothing", test_file_replaces_nothing },
+        { "file/systems-that-can-do-less", test_file_systems_that_can_do_less },
+        { "file/temporary-name", test_file_temporary_name },
         { "file/follows-no-link", test_file_follows_no_link },
         { "file/bad-paths", test_file_bad_paths },
         { "file/write-after-cancel", test_write_after_cancel },
