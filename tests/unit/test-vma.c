@@ -88,10 +88,13 @@ static void test_configurations_only(void)
 {
     SampleVm *vm = sample_vm_new(0, NULL, VMA_MAX_CONFIGS);
     g_autoptr(GByteArray) a = sample_vm_archive(vm);
+    GError *error = NULL;
 
     round_trip(vm, 0);
     /* One empty extent: older readers want one. */
     g_assert_cmpuint(a->len, ==, sample_extent_pos(a->data, a->len, 0) + 512);
+    g_assert_false(sample_read(a->data, a->len - 512, 0, NULL, &error));
+    EXPECT_ERROR(error, "archive ends where the first extent must be");
     sample_vm_free(vm);
 }
 
@@ -252,6 +255,7 @@ static void test_truncated_anywhere(void)
 {
     SampleVm *vm = small_vm();
     g_autoptr(GByteArray) a = sample_vm_archive(vm);
+    size_t data = sample_extent_pos(a->data, a->len, 0) + 512;
     size_t digest = sample_extent_pos(a->data, a->len, 1);
 
     for (size_t n = 0; n < a->len; n++) {
@@ -267,7 +271,7 @@ static void test_truncated_anywhere(void)
             continue;
         }
         g_assert_false(sample_read(a->data, n, n % 2 ? 5000 : 0, NULL, &error));
-        EXPECT_ERROR(error, "archive ends");
+        EXPECT_ERROR(error, n >= data && n < digest ? "within the data" : "archive ends");
     }
     sample_vm_free(vm);
 }
@@ -364,6 +368,7 @@ static const Field fields[] = {
     { "blob size past", -1, 52, BYTES("\0\0\2\1"), "blob buffer" },
     { "blob size wraps", -1, 52, BYTES("\xff\xff\xd0\0"), "blob buffer" },
     { "blob size 0", -1, 52, BYTES("\0\0\0\0"), "configuration 0: pointer 1" },
+    { "blob size 2", -1, 52, BYTES("\0\0\0\2"), "configuration 0: pointer 1 is not" },
     { "config name past", -1, 2044, BYTES("\0\0\2\0"), "configuration 0: pointer 512" },
     { "config name wraps", -1, 2044, BYTES("\xff\xff\xff\xff"), "configuration 0: pointer" },
     { "config name none", -1, 2044, BYTES("\0\0\0\0"), "configuration 0: has no name" },
