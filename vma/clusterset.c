@@ -99,9 +99,6 @@ uint64_t vma_clusterset_count(const VmaClusterSet *set)
 
 uint64_t vma_clusterset_first_missing(VmaClusterSet *set, uint64_t end)
 {
-    if (set->count >= end) {
-        return end;
-    }
     /* Stops at the first leaf that is not full, so it takes no longer than
      * the archive was long. */
     for (uint64_t n = 0; n * LEAF_BITS < end; n++) {
