@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 #include <uuid/uuid.h>
 #include "block/block.h"
 #include "format.h"
@@ -237,6 +238,10 @@ static bool create(Create *c, const char *archive, GError **errp)
         if (!open_image(c, g_ptr_array_index(c->images, i), errp)) {
             return false;
         }
+    }
+    if (strcmp(archive, "-") == 0 && isatty(STDOUT_FILENO)) {
+        error_set(errp, "standard output is a terminal, which wants no archive");
+        return false;
     }
     target = vma_target_open(archive, errp);
     if (!target) {

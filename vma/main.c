@@ -29,6 +29,7 @@ static void print_usage(FILE *f)
 static int run(const VmaCommand *cmd, int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
+    g_autoptr(GError) interrupted = NULL;
     bool usage = false;
 
     if (cmd->run(argc, argv, &usage, &error)) {
@@ -38,7 +39,9 @@ static int run(const VmaCommand *cmd, int argc, char **argv)
         fprintf(stderr, "usage: vma %s %s\n", cmd->name, cmd->usage);
         return 2;
     }
-    fprintf(stderr, "vma: %s\n", error->message);
+    /* Whatever a signal made fail, the signal is the reason. */
+    interrupt_check(&interrupted);
+    fprintf(stderr, "vma: %s\n", interrupted ? interrupted->message : error->message);
     return 1;
 }
 

@@ -7,6 +7,7 @@ which must give one clear line and leave nothing behind."""
 
 import json
 import os
+import pty
 import random
 import re
 import struct
@@ -193,6 +194,24 @@ def pipes_all_the_way(t):
     data = subprocess.run(["gzip", "-dc", t.path("z")], stdout=subprocess.PIPE, check=True)
     vma(t, "verify", "-", data=data.stdout)
     fails(t, "compressed by gzip", "verify", t.path("z"))
+
+
+@test
+def fifos_and_terminals(t):
+    a = make_image(t, "a.raw", 30 * CLUSTER)
+    fifo = t.path("fifo")
+    os.mkfifo(fifo)
+    take = t.spawn([VMA, "verify", fifo], stdout=subprocess.PIPE)
+    make = t.spawn([VMA, "create", fifo, f"format=raw:d={a}"])
+    equal((make.wait(SOON), take.wait(SOON)), (0, 0))
+    contains(take.stdout.read().decode(), "good: ")
+    ours, theirs = pty.openpty()
+    p = t.spawn([VMA, "create", "-", f"format=raw:d={a}"], stdout=theirs,
+                stderr=subprocess.PIPE)
+    equal(p.wait(SOON), 1)
+    contains(p.stderr.read().decode(), "standard output is a terminal")
+    os.close(ours)
+    os.close(theirs)
 
 
 @test
@@ -534,6 +553,45 @@ def extract_with_map(t, arc, lines, status=0, data=None, extra=()):
 
 
 @test
+def as_many_devices_and_configurations_as_there_can_be(t):
+    image = random_image(5 * BLOCK)
+    devices, configs = [], []
+    for i in range(254):
+        devices += ["-d", f"format=raw:drive{i}={write(t.path(f'{i}.raw'), image)}"]
+    for i in range(256):
+        configs += ["-c", write(t.path(f"{i}.conf"), b"%d" % i)]
+    arc = t.path("x.vma")
+    vma(t, "create", arc, *devices, *configs)
+    equal(len(Archive(arc).devices), 254)
+    vma(t, "extract", arc, t.path("out"))
+    equal(len(os.listdir(t.path("out"))), 510)
+    equal(read(t.path("out", "disk-drive253.raw")) == image, True)
+    equal(read(t.path("out", "255.conf")), b"255")
+    fails(t, "more than 254 devices", "create", t.path("y.vma"), *devices,
+          "-d", f"format=raw:more={t.path('0.raw')}")
+    fails(t, "more than 256 configurations", "create", t.path("y.vma"), *configs,
+          "-c", t.path("0.raw"))
+
+
+@test
+def progress_on_a_terminal(t):
+    a = make_image(t, "a.raw", 80 * CLUSTER)
+    ours, theirs = pty.openpty()
+    p = t.spawn([VMA, "create", "-v", t.path("x.vma"), f"format=raw:d={a}"], stderr=theirs)
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 4096):
+            text += part
+    except OSError:
+        pass  # EIO: the other end is closed
+    os.close(ours)
+    equal(p.wait(SOON), 0)
+    contains(text.decode(), "\r[########################################] 100%")
+    contains(text.decode(), "image d: size=5242880 zeros=")
+
+
+@test
 def a_map_file_tells_where_devices_go(t):
     a = make_image(t, "a.raw", 20 * CLUSTER, 1)
     b = make_image(t, "b.raw", 3 * CLUSTER, 2)
@@ -721,6 +779,7 @@ def killed_and_interrupted(t):
         equal(p.stderr.readline(), b"started\n")
         p.send_signal(number)
         equal(p.wait(SOON), 1)
+        contains(p.stderr.read().decode(), "vma: interrupted: ")
     # Killed: an archive that is not complete never had a name.
     fifo = t.path("fifo")
     os.mkfifo(fifo)
