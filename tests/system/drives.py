@@ -125,4 +125,36 @@ def sizes_that_are_no_multiple_of_a_sector_look_the_same(t):
         compare(t, "pc", line)
 
 
+def typed(t, text):
+    """A file to be read as standard input."""
+    with open(t.path("typed"), "w", encoding="ascii") as f:
+        f.write(text)
+    f = open(t.path("typed"), "rb")
+    t.defer(f.close)
+    return f
+
+
+@test
+def the_last_sector_can_be_written_whatever_the_size(t):
+    for sidecar in ([], [program("qemu-sidecar")]):
+        path = make_image(t.path("i"), 1000)
+        text = t.run(*sidecar, QEMU, "-accel", "tcg", "-M", "none", "-display", "none",
+                     "-drive", f"file={path},format=raw,if=none,id=d", "-monitor",
+                     "stdio", stdin=typed(t, 'qemu-io d "write -P 88 512 512"\nquit\n'))
+        contains(text, "wrote 512/512")
+        with open(path, "rb") as f:
+            equal(f.read(), bytes(512) + b"X" * 512)
+
+
+@test
+def guessing_raw_is_said_for_images_that_can_be_written(t):
+    images(t)
+    for line, times in (("-drive file=a", 1), ("-drive file=a,format=raw", 0),
+                        ("-cdrom a", 0)):
+        text = t.run(program("qemu-sidecar"), QEMU, "-accel", "tcg", "-M", "pc",
+                     "-display", "none", "-S", *line.split(), "-monitor", "stdio",
+                     cwd=t.dir, stdin=typed(t, "quit\n"))
+        equal(text.count("WARNING: Image format was not specified for 'a'"), times, line)
+
+
 main()

@@ -132,7 +132,7 @@ def a_killed_sidecar_takes_qemu_with_it_and_leaves_nothing(t):
         run = Run(t, *options, name=f"vm{i}", cwd=tmp,
                   env=dict(os.environ, TMPDIR=tmp))
         qmp = run.qmp()
-        qmp.hmp('qemu-io virtio0 "write -P 77 65536 4096"')
+        qmp.hmp('qemu-io virtio0 "write -q -P 77 65536 4096"')
         qmp.hmp('qemu-io virtio0 "flush"')
         pid = run.qemu_pid()
         if options:
@@ -177,6 +177,21 @@ def a_qemu_that_cannot_be_run_is_named(t):
     status, text = t.run(SIDECAR, "/no/such/qemu", "-S", status=None)
     equal(status, 1)
     equal(text, "qemu-sidecar: cannot run '/no/such/qemu': No such file or directory\n")
+
+
+@test
+def a_script_may_become_qemu(t):
+    """Debian's "kvm" is one."""
+    script = t.path("kvm")
+    with open(script, "w", encoding="ascii") as f:
+        f.write(f'#!/bin/sh\nexec {QEMU} -name "a b" "$@"\n')
+    os.chmod(script, 0o755)
+    run = Run(t, command=[script, *BASE[1:]])
+    qmp = run.qmp()
+    equal(qmp("query-name")["name"], "a b")
+    equal(len(qmp("query-block")), 1)
+    quit_vm(qmp)
+    equal(run.process.wait(), 0)
 
 
 @test
