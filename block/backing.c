@@ -147,6 +147,9 @@ int bdrv_is_allocated_above(BlockNode *top, BlockNode *base, int64_t offset,
 bool bdrv_change_backing_file(BlockNode *bs, const char *file,
                               const char *format, GError **errp)
 {
+    BdrvTrackedRequest req;
+    bool ok;
+
     if (bdrv_is_read_only(bs)) {
         error_set(errp, "'%s' is read-only", bs->filename);
         return false;
@@ -161,5 +164,13 @@ bool bdrv_change_backing_file(BlockNode *bs, const char *file,
         error_set(errp, "Backing file specified without backing format");
         return false;
     }
-    return bs->drv->change_backing_file(bs, file, file ? format : NULL, errp);
+    tracked_request_begin(&bs->priv->tracker, &req, 0, INT64_MAX, true);
+    if (atomic_load(&bs->priv->inactive)) {
+        error_set(errp, "'%s' is inactive", bs->filename);
+        ok = false;
+    } else {
+        ok = bs->drv->change_backing_file(bs, file, file ? format : NULL, errp);
+    }
+    tracked_request_end(&bs->priv->tracker, &req);
+    return ok;
 }

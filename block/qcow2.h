@@ -10,6 +10,7 @@
  *     qcow2-refcount.c    the cache of refcount blocks, finding free clusters
  *     qcow2-checkpoint.c  metadata to the disk, in an order that survives
  *     qcow2-check.c       refcounts counted anew; what is metadata
+ *     qcow2-resize.c      another size, another backing file
  *     qcow2-create.c      new images
  *
  * docs/qcow2.md explains how they work together.
@@ -360,6 +361,12 @@ bool qcow2_rebuild_refcounts(BlockNode *bs, GError **errp);
 
 /* Change bytes of the header on disk, durable when it returns. */
 int qcow2_header_patch(BlockNode *bs, size_t at, const void *bytes, size_t n);
+
+/* ---- the header changes (qcow2-resize.c) --------------------------------------- */
+
+bool qcow2_truncate(BlockNode *bs, int64_t size, GError **errp);
+bool qcow2_change_backing_file(BlockNode *bs, const char *file,
+                               const char *format, GError **errp);
 
 /* ---- create (qcow2-create.c) --------------------------------------------- */
 

@@ -57,6 +57,7 @@ void qcow2_test_compare_img(const char *path, const uint8_t *expected,
     g_file_set_contents_full(raw, (const char *)expected, size,
                              G_FILE_SET_CONTENTS_NONE, 0600, &err);
     g_assert_no_error(err);
+    g_test_message("%s", path);
     g_assert_true(block_test_run("qemu-img compare -q -f qcow2 -F raw '%s' '%s'",
                                  path, raw));
     g_unlink(raw);

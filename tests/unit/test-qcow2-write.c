@@ -225,6 +225,143 @@ static void test_random_snapshots(void)
     }
 }
 
+/* ---- the header ------------------------------------------------------------------ */
+
+static void grow_to(BlockNode *bs, int64_t size)
+{
+    GError *err = NULL;
+
+    bdrv_truncate(bs, size, &err);
+    g_assert_no_error(err);
+    g_assert_cmpint(bdrv_length(bs), ==, size);
+}
+
+/* @shadow has room for both sizes. */
+static void run_resize(const char *options, int64_t from, int64_t to)
+{
+    g_autofree char *img = path("resize.qcow2"), *raw = path("resize.raw");
+    g_autofree uint8_t *shadow = g_malloc0(MAX(from, to) + (1 << 20));
+    BlockNode *bs;
+
+    g_test_message("%s %" G_GINT64_FORMAT " %" G_GINT64_FORMAT, options, from, to);
+    block_test_file_new(raw, from + (1 << 20), 5); /* longer than the image */
+    block_test_fill(shadow, from, 5);
+    g_assert_true(block_test_run("qemu-img create -q -f qcow2 -b resize.raw -F raw "
+                                 "-o '%s' '%s' %" G_GINT64_FORMAT, options, img, from));
+    bs = block_test_open(img, "qcow2", FLAGS);
+    memset(shadow + from - 1000, 7, 1000);
+    g_assert_cmpint(bdrv_pwrite(bs, from - 1000, 1000, shadow + from - 1000, 0), ==, 0);
+    if (to < from) { /* nothing of this comes back */
+        grow_to(bs, to);
+        grow_to(bs, from);
+        memset(shadow + to, 0, from - to);
+    } else {
+        memset(shadow + from, 0, to - from);
+        grow_to(bs, to);
+        memset(shadow + to - 1000, 8, 1000);
+        g_assert_cmpint(bdrv_pwrite(bs, to - 1000, 1000, shadow + to - 1000, 0), ==, 0);
+    }
+    qcow2_test_compare(bs, shadow, MAX(from, to));
+    bdrv_unref(bs);
+    qcow2_test_check(img, false);
+    qcow2_test_compare_img(img, shadow, MAX(from, to));
+    g_unlink(img);
+    g_unlink(raw);
+}
+
+static void test_resize(void)
+{
+    run_resize("cluster_size=64k", 1 << 20, 2 << 20);
+    run_resize("cluster_size=64k", (1 << 20) + 512, 3 << 20);
+    run_resize("cluster_size=64k", 3 << 20, (1 << 20) + 1024);
+    run_resize("cluster_size=512", 1 << 20, 5 << 20); /* a larger L1 table */
+    run_resize("cluster_size=512", 5 << 20, 1 << 20);
+    run_resize("cluster_size=4k,compat=0.10", (1 << 20) + 512, 8 << 20);
+}
+
+static void check_info(const char *img, const char *what, const char *value)
+{
+    g_autofree char *cmd =
+        g_strdup_printf("qemu-img info -U -f qcow2 --output=json '%s' | grep -q "
+                        "'\"%s\": \"%s\"'", img, what, value);
+
+    g_assert_cmpint(block_test_run("%s", cmd), ==, *value != 0);
+}
+
+static void run_rebase(const char *options)
+{
+    g_autofree char *img = path("rebase.qcow2"), *a = path("a.raw");
+    g_autofree char *b = path("b.raw"), *c = path("c-with-a-longer-name.qcow2");
+    g_autofree uint8_t *shadow = g_malloc0(1 << 20);
+    GError *err = NULL;
+    BlockNode *bs;
+
+    block_test_file_new(a, 1 << 20, 1);
+    block_test_file_new(b, 1 << 20, 2);
+    qcow2_test_create(c, options, 1 << 20);
+    g_assert_true(block_test_run("qemu-img create -q -f qcow2 -b a.raw -F raw "
+                                 "-o '%s' '%s'", options, img));
+    bs = block_test_open(img, "qcow2", FLAGS);
+    g_assert_cmpint(bdrv_pwrite(bs, 0, 65536, shadow, 0), ==, 0);
+    bdrv_change_backing_file(bs, "b.raw", "raw", &err);
+    g_assert_no_error(err);
+    check_info(img, "backing-filename", "b.raw"); /* already, and the write too */
+    bdrv_unref(bs);
+    block_test_fill(shadow, 1 << 20, 2);
+    memset(shadow, 0, 65536);
+    qcow2_test_check(img, false);
+    qcow2_test_compare_img(img, shadow, 1 << 20);
+    if (!strstr(options, "=512")) { /* QEMU's names of features fill that */
+        bs = block_test_open(img, "qcow2", FLAGS);
+        bdrv_change_backing_file(bs, "c-with-a-longer-name.qcow2", "qcow2", &err);
+        g_assert_no_error(err);
+        bdrv_unref(bs);
+        check_info(img, "backing-filename-format", "qcow2");
+    }
+    bs = block_test_open(img, "qcow2", FLAGS);
+    bdrv_change_backing_file(bs, NULL, NULL, &err);
+    g_assert_no_error(err);
+    bdrv_unref(bs);
+    qcow2_test_check(img, false);
+    memset(shadow + 65536, 0, (1 << 20) - 65536);
+    bs = block_test_open(img, "qcow2", 0);
+    g_assert_null(bs->backing);
+    bdrv_unref(bs);
+    g_unlink(img);
+    g_unlink(c);
+}
+
+static void test_rebase(void)
+{
+    run_rebase("cluster_size=64k");
+    run_rebase("cluster_size=64k,compat=0.10");
+    run_rebase("cluster_size=512");
+    run_rebase("cluster_size=1k");
+}
+
+/* A crash with lazy refcounts: they are counted anew. */
+static void test_dirty(void)
+{
+    static const char *const options[] = { "cluster_size=64k", "cluster_size=512" };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
+        g_autofree char *img = path("dirty.qcow2");
+        g_autofree char *o = g_strdup_printf("%s,lazy_refcounts=on", options[i]);
+        uint8_t *shadow = g_malloc0(2 << 20);
+
+        qcow2_test_create(img, o, 2 << 20);
+        /* QEMU's own way to a dirty image: abort before it is closed. */
+        block_test_run("qemu-io -f qcow2 -c 'write -P 3 0 300k' -c flush -c abort '%s'",
+                       img);
+        g_assert_false(block_test_run("qemu-img check -f qcow2 '%s'", img));
+        memset(shadow, 3, 300 << 10);
+        bdrv_unref(block_test_open(img, "qcow2", 0)); /* just reading: as it is */
+        g_assert_false(block_test_run("qemu-img check -f qcow2 '%s'", img));
+        random_operations(img, shadow, 2 << 20, rounds / 4);
+        g_unlink(img);
+    }
+}
+
 /* ---- threads ------------------------------------------------------------------ */
 
 #define THREADS 8
@@ -315,6 +452,9 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/write/backing", test_random_backing);
     g_test_add_func("/qcow2/write/compressed", test_random_compressed);
     g_test_add_func("/qcow2/write/snapshots", test_random_snapshots);
+    g_test_add_func("/qcow2/resize", test_resize);
+    g_test_add_func("/qcow2/rebase", test_rebase);
+    g_test_add_func("/qcow2/dirty", test_dirty);
     g_test_add_func("/qcow2/write/threads", test_threads);
     ret = g_test_run();
     block_test_dir_remove(dir);
