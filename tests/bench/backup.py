@@ -69,7 +69,7 @@ class Tool:
 
 def client(args, socket, depth):
     return subprocess.Popen(
-        ["fio", "--name=x", "--ioengine=nbd", f"--uri=nbd+unix:///d?socket={socket}",
+        ["fio", "--name=x", "--thread", "--ioengine=nbd", f"--uri=nbd+unix:///d?socket={socket}",
          "--rw=randwrite", "--bs=4k", f"--iodepth={depth}", f"--size={args.size}m",
          "--norandommap", "--time_based", "--runtime=3600", "--refill_buffers=0"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=args.tmp)
