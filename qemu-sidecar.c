@@ -47,7 +47,8 @@ typedef struct {
     sigset_t old_mask;
     int signal_fd;
     guint signal_source;
-    int wait_status;       /* QEMU's, once it has ended */
+    bool ended;            /* QEMU has… */
+    int wait_status;       /* …with this */
     bool failed;           /* exit with 1 whatever QEMU does */
     int incoming_fd;       /* of -incoming fd:N, else -1 */
     gint incoming_started; /* atomic */
@@ -134,6 +135,10 @@ static void on_incoming(void *opaque, const GError *error)
 {
     Program *p = opaque;
 
+    if (p->ended && g_error_matches(error, SIDECAR_ERROR,
+                                    SIDECAR_ERROR_CANCELLED)) {
+        return; /* nobody waits for it any more */
+    }
     if (error && !p->failed) {
         fprintf(stderr, "qemu-sidecar: incoming migration: %s\n",
                 error->message);
@@ -197,6 +202,7 @@ static void on_exited(void *opaque, int wait_status)
 {
     Program *p = opaque;
 
+    p->ended = true;
     p->wait_status = wait_status;
     g_main_loop_quit(p->sc.loop);
 }

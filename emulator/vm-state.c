@@ -119,19 +119,49 @@ bool emu_vm_running(Emulator *emu, bool *running, GError **errp)
     return true;
 }
 
-static json_object *machine_property(Emulator *emu, const char *name,
-                                     GError **errp)
+char *emu_vm_status(Emulator *emu, GError **errp)
+{
+    json_object *reply = emu_qmp_call(emu, "query-status", NULL, errp), *value;
+    char *status = NULL;
+
+    if (reply) {
+        status = g_strdup(json_object_object_get_ex(reply, "status", &value) ?
+                          json_object_get_string(value) : "");
+    }
+    json_object_put(reply);
+    return status;
+}
+
+static json_object *ask_qom(Emulator *emu, const char *command,
+                            const char *path, const char *property,
+                            GError **errp)
 {
     json_object *args = json_object_new_object();
 
-    json_object_object_add(args, "path", json_object_new_string("/machine"));
-    json_object_object_add(args, "property", json_object_new_string(name));
-    return emu_qmp_call(emu, "qom-get", args, errp);
+    json_object_object_add(args, "path", json_object_new_string(path));
+    if (property) {
+        json_object_object_add(args, "property",
+                               json_object_new_string(property));
+    }
+    return emu_qmp_call(emu, command, args, errp);
+}
+
+char *emu_vm_peripherals(Emulator *emu, GError **errp)
+{
+    json_object *a = ask_qom(emu, "qom-list", "/machine/peripheral", NULL, errp);
+    json_object *b = a ? ask_qom(emu, "qom-list", "/machine/peripheral-anon",
+                                 NULL, errp) : NULL;
+    char *text = b ? g_strconcat(json_object_to_json_string(a), "\n",
+                                 json_object_to_json_string(b), NULL) : NULL;
+
+    json_object_put(a);
+    json_object_put(b);
+    return text;
 }
 
 char *emu_vm_machine(Emulator *emu, GError **errp)
 {
-    json_object *reply = machine_property(emu, "type", errp);
+    json_object *reply = ask_qom(emu, "qom-get", "/machine", "type", errp);
     const char *name = json_object_get_string(reply);
     char *result;
 
@@ -148,7 +178,8 @@ char *emu_vm_machine(Emulator *emu, GError **errp)
 
 bool emu_vm_describes_state(Emulator *emu, bool *described, GError **errp)
 {
-    json_object *reply = machine_property(emu, "suppress-vmdesc", errp);
+    json_object *reply = ask_qom(emu, "qom-get", "/machine", "suppress-vmdesc",
+                                 errp);
     bool ok = reply != NULL;
 
     *described = !json_object_get_boolean(reply);

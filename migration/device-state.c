@@ -82,6 +82,7 @@ DeviceState *device_state_read(QEMUFile *f, uint32_t page_size, GError **errp)
     g_autoptr(DeviceState) ds = g_new0(DeviceState, 1);
     Context c = { ds, page_size };
 
+    ds->refs = 1;
     qemu_stream_init(&ds->stream);
     ds->blocks = g_array_new(FALSE, FALSE, sizeof(RamBlock));
     if (!qemu_stream_read(f, &ds->stream, NULL, read_ram, &c, errp)) {
@@ -90,9 +91,15 @@ DeviceState *device_state_read(QEMUFile *f, uint32_t page_size, GError **errp)
     return g_steal_pointer(&ds);
 }
 
-void device_state_free(DeviceState *ds)
+DeviceState *device_state_ref(DeviceState *ds)
 {
-    if (ds) {
+    g_atomic_int_inc(&ds->refs);
+    return ds;
+}
+
+void device_state_unref(DeviceState *ds)
+{
+    if (ds && g_atomic_int_dec_and_test(&ds->refs)) {
         qemu_stream_clear(&ds->stream);
         ram_loader_free(ds->foreign);
         g_array_unref(ds->blocks);

@@ -40,6 +40,10 @@ struct MigrationManager {
     bool xbzrle;
     bool drives_away;            /* images are closed: the guest went elsewhere */
 
+    /* the migration's thread: state of a guest that has not run since */
+    DeviceState *kept;
+    char *kept_peripherals;
+
     pthread_t thread;
     bool joinable;
 };

@@ -96,6 +96,8 @@ void migration_manager_free(MigrationManager *m)
         pthread_join(m->thread, NULL);
     }
     migration_channel_unref(m->channel);
+    device_state_unref(m->kept);
+    g_free(m->kept_peripherals);
     pthread_mutex_destroy(&m->lock);
     pthread_cond_destroy(&m->ended);
     g_free(m->error_desc);

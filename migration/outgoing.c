@@ -48,9 +48,8 @@ typedef struct {
 
 /* ---- the first look ------------------------------------------------------------ */
 
-static DeviceState *save_devices(Outgoing *o, GError **errp)
+static DeviceState *ask_devices(Emulator *emu, GError **errp)
 {
-    Emulator *emu = o->m->cfg.emu;
     int fd = emu_save_devices_begin(emu, errp);
     g_autoptr(DeviceState) ds = NULL;
     GError *error = NULL;
@@ -71,6 +70,46 @@ static DeviceState *save_devices(Outgoing *o, GError **errp)
     return g_steal_pointer(&ds);
 }
 
+static void forget_kept(MigrationManager *m)
+{
+    g_clear_pointer(&m->kept, device_state_unref);
+    g_clear_pointer(&m->kept_peripherals, g_free);
+}
+
+/*
+ * The state of the stopped guest.  Having given it once QEMU 7.2 is in
+ * `postmigrate' and gives it again only after the guest has run.  A guest that
+ * was paused before stays so; what it had then still holds, unless somebody
+ * plugged a device.
+ */
+static DeviceState *save_devices(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+    g_autofree char *status = emu_vm_status(m->cfg.emu, errp);
+    g_autofree char *peripherals =
+        status ? emu_vm_peripherals(m->cfg.emu, errp) : NULL;
+    DeviceState *ds;
+    bool away;
+
+    if (!peripherals) {
+        return NULL;
+    }
+    pthread_mutex_lock(&m->lock);
+    away = m->drives_away; /* it runs elsewhere, and what is here is old */
+    pthread_mutex_unlock(&m->lock);
+    if (m->kept && !away && !strcmp(status, "postmigrate") &&
+        !strcmp(peripherals, m->kept_peripherals)) {
+        return device_state_ref(m->kept);
+    }
+    forget_kept(m);
+    ds = ask_devices(m->cfg.emu, errp);
+    if (ds) {
+        m->kept = device_state_ref(ds);
+        m->kept_peripherals = g_steal_pointer(&peripherals);
+    }
+    return ds;
+}
+
 static bool first_look(Outgoing *o, GError **errp)
 {
     Emulator *emu = o->m->cfg.emu;
@@ -81,8 +120,11 @@ static bool first_look(Outgoing *o, GError **errp)
         return false;
     }
     o->first = save_devices(o, errp);
-    if (running && !emu_vm_cont(emu, true, o->first ? errp : NULL)) {
-        return false;
+    if (running) {
+        forget_kept(o->m);
+        if (!emu_vm_cont(emu, true, o->first ? errp : NULL)) {
+            return false;
+        }
     }
     return o->first != NULL;
 }
@@ -393,6 +435,7 @@ static void undo(Outgoing *o, GError *error)
         m->drives_away = true;
         pthread_mutex_unlock(&m->lock);
     } else if (o->stopped) {
+        forget_kept(m);
         emu_vm_cont(m->cfg.emu, false, &more);
     }
     if (more && error) {
@@ -438,7 +481,7 @@ static void clear(Outgoing *o)
         dirty_log_free(o->blocks[i].log);
     }
     g_free(o->blocks);
-    device_state_free(o->first);
+    device_state_unref(o->first);
 }
 
 /* "Broken pipe" does not say why. */

@@ -15,6 +15,11 @@
 
 /* Was the guest running just now? */
 bool emu_vm_running(Emulator *emu, bool *running, GError **errp);
+/* The run state by QEMU's name ("paused", "postmigrate"; g_free), or NULL. */
+char *emu_vm_status(Emulator *emu, GError **errp);
+/* What was plugged in by name or hot: changes when a device comes or goes
+ * (g_free), or NULL. */
+char *emu_vm_peripherals(Emulator *emu, GError **errp);
 
 /* The machine type with its version ("pc-q35-7.2"; g_free), or NULL. */
 char *emu_vm_machine(Emulator *emu, GError **errp);

@@ -85,6 +85,7 @@ void qemu_stream_put_rest(const QemuStream *qs, QEMUFile *f);
  * carry only the pages of blocks that are not shared.
  */
 typedef struct {
+    gint refs;
     QemuStream stream;
     GArray *blocks;      /* RamBlock: every block of the machine; host is NULL */
     RamLoader *foreign;  /* the pages that came along */
@@ -92,7 +93,8 @@ typedef struct {
 
 /* Reads @f to its end. */
 DeviceState *device_state_read(QEMUFile *f, uint32_t page_size, GError **errp);
-void device_state_free(DeviceState *ds);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(DeviceState, device_state_free)
+DeviceState *device_state_ref(DeviceState *ds);
+void device_state_unref(DeviceState *ds);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DeviceState, device_state_unref)
 
 #endif

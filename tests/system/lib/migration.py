@@ -98,11 +98,12 @@ def migrate(src, dst, uri, memory=128, compare=True, deadline=SOON, **arguments)
 
 
 class Proxy:
-    """Between the two ends: unix socket path → to, cut after `limit` bytes
-    (None: never), or stalled there: then nothing more is read."""
+    """Between the two ends: unix socket path → to.  cut: how many bytes pass;
+    negative: all but so many at the end.  Then the connection is cut, or with
+    stall nothing more is read."""
 
-    def __init__(self, t, path, to, limit=None, stall=False):
-        self.path, self.to, self.limit, self.stall = path, to, limit, stall
+    def __init__(self, t, path, to, cut, stall=False):
+        self.path, self.to, self.cut, self.stall = path, to, cut, stall
         self.passed = 0
         self.reached = threading.Event()
         self.listener = socket.socket(socket.AF_UNIX)
@@ -119,18 +120,34 @@ class Proxy:
             outer = socket.socket(socket.AF_UNIX)
             self.sockets += [inner, outer]
             outer.connect(self.to)
-            while self.limit is None or self.passed < self.limit:
-                want = 65536 if self.limit is None else min(65536, self.limit - self.passed)
-                data = inner.recv(want)
-                if not data:
-                    break
-                outer.sendall(data)
-                self.passed += len(data)
+            if self.cut < 0:
+                self._all_but_the_end(inner, outer)
+            else:
+                self._the_beginning(inner, outer)
             self.reached.set()
             if not self.stall:
                 self._close_sockets()
         except OSError:
             self._close_sockets()
+
+    def _the_beginning(self, inner, outer):
+        while self.passed < self.cut:
+            data = inner.recv(min(65536, self.cut - self.passed))
+            if not data:
+                return
+            outer.sendall(data)
+            self.passed += len(data)
+
+    def _all_but_the_end(self, inner, outer):
+        held = b""
+        while data := inner.recv(65536):
+            held += data
+            if len(held) > -self.cut:
+                outer.sendall(held[:self.cut])
+                self.passed += len(held) + self.cut
+                held = held[self.cut:]
+        outer.shutdown(socket.SHUT_WR)
+        inner.sendall(outer.recv(1000))
 
     def _close_sockets(self):
         for s in self.sockets:

@@ -31,13 +31,13 @@ class VM:
 
     def __init__(self, case, sizes=(), drives=(), guest=True, sidecar=True,
                  memory=128, name="vm", options=(), sidecar_options=(),
-                 drive_options="", kernel_line=""):
+                 drive_options="", kernel_line="", machine="q35"):
         self.case = case
         self.name = name
         # what it takes to make another one like it
         self.given = {"drives": drives, "guest": guest, "memory": memory,
                       "options": options, "drive_options": drive_options,
-                      "kernel_line": kernel_line}
+                      "kernel_line": kernel_line, "machine": machine}
         self.process = None
         self.preexec = None  # runs in the child before the program
         self._qmp = self._hmp = None
@@ -47,7 +47,7 @@ class VM:
         self.images = [make_image(case.path(f"{name}-{i}.raw"), size)
                        for i, size in enumerate(sizes)]
         command = [program("qemu-sidecar"), *sidecar_options] if sidecar else []
-        command += [QEMU, "-accel", ACCEL, "-M", "q35", "-m", str(memory),
+        command += [QEMU, "-accel", ACCEL, "-M", machine, "-m", str(memory),
                     "-nodefaults", "-no-user-config", "-display", "none"]
         for i, image in enumerate(self.images):
             command += ["-drive", f"file={image},format=raw,if=virtio,id=drive{i}"
