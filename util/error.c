@@ -5,7 +5,16 @@
  */
 #include "util/error.h"
 
-G_DEFINE_QUARK(sidecar-error-quark, sidecar_error)
+/* Not G_DEFINE_QUARK, which is no good for threads that meet here first. */
+GQuark sidecar_error_quark(void)
+{
+    static gsize quark;
+
+    if (g_once_init_enter(&quark)) {
+        g_once_init_leave(&quark, g_quark_from_static_string("sidecar-error-quark"));
+    }
+    return (GQuark)quark;
+}
 
 const char *sidecar_error_class(const GError *error)
 {
