@@ -206,22 +206,6 @@ Sidecar *monitor_sidecar(Monitor *mon)
     return mon->set->sc;
 }
 
-static GQuark passed_on_quark(void)
-{
-    return g_quark_from_static_string("monitor-passed-on");
-}
-
-bool monitor_pass_on(GError **errp)
-{
-    g_set_error_literal(errp, passed_on_quark(), 0, "to be answered by QEMU");
-    return false;
-}
-
-bool monitor_is_passed_on(const GError *error)
-{
-    return error->domain == passed_on_quark();
-}
-
 /* ---- commands on threads ---------------------------------------------------- */
 
 typedef struct {

@@ -83,17 +83,12 @@ void qmp_finish(QmpPending *pending, json_object *reply)
     monitor_set_end(set);
 }
 
-/* The handler has come back: its reply, or on to QEMU. */
-static void finish_handler(QmpPending *pending)
+static void handler_done(void *opaque)
 {
+    QmpPending *pending = opaque;
     const QmpRequest *request = &pending->request;
     json_object *reply = NULL;
 
-    if (pending->error && monitor_is_passed_on(pending->error)) {
-        g_clear_error(&pending->error);
-        qmp_pass_through(pending);
-        return;
-    }
     if (pending->error) {
         reply = qmp_error(pending->error, request->has_id, request->id);
     } else if (!(pending->command->flags & QMP_NO_SUCCESS_RESPONSE)) {
@@ -115,11 +110,6 @@ static void run_handler(void *opaque)
         error_set(&pending->error, "%s failed", pending->command->name);
     }
     json_object_put(empty);
-}
-
-static void handler_done(void *opaque)
-{
-    finish_handler(opaque);
 }
 
 static const QmpCommand *find_command(QmpClient *client, const char *name,
@@ -164,7 +154,7 @@ static void begin_request(QmpClient *client, json_object *message)
         monitor_run(&client->common, run_handler, handler_done, pending);
     } else {
         run_handler(pending);
-        finish_handler(pending);
+        handler_done(pending);
     }
 }
 

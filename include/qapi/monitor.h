@@ -29,14 +29,6 @@ void monitor_add_hmp(MonitorSet *set, Chardev *chr);
 
 Sidecar *monitor_sidecar(Monitor *mon); /* borrowed */
 
-/*
- * For handlers of commands that QEMU has too, when the arguments concern
- * QEMU's own drive or device: `return monitor_pass_on(errp);' and QEMU gets the
- * unchanged command (from HMP: the unchanged line).  Returns false.
- */
-bool monitor_pass_on(GError **errp);
-bool monitor_is_passed_on(const GError *error);
-
 /* A duplicate (close-on-exec) of the fd that the client passed with getfd
  * under @name, which is used up; or of one of the right access mode out of
  * fdset @id (kept).  -1 and an error if there is none. */

@@ -98,11 +98,6 @@ bool qmp_silent(Monitor *mon, bool has_fail, bool fail, GError **errp)
     return true;
 }
 
-bool qmp_to_emulator(Monitor *mon, GError **errp)
-{
-    return monitor_pass_on(errp);
-}
-
 bool qmp_emit(Monitor *mon, GError **errp)
 {
     Point to = { 1, 2 };
@@ -353,11 +348,6 @@ static void test_pass_through(void)
     fake_answer(&f.fake, "balloon", "null",
                 "{\"id\": 77, \"error\": {\"class\": \"KVMMissingCap\", \"desc\": \"no\"}}");
     peer_expect(&f.a, "{\"error\": {\"class\": \"KVMMissingCap\", \"desc\": \"no\"}}");
-
-    /* Ours, but the handler leaves it to QEMU. */
-    peer_send(&f.a, "{'execute':'to-emulator','id':1}");
-    fake_answer(&f.fake, "to-emulator", "null", "{\"return\": {}}");
-    peer_expect(&f.a, "{\"return\": {}, \"id\": 1}");
 
     peer_send(&f.a, "{'execute':'cont','id':2}");
     fake_answer(&f.fake, "cont", "null", NULL);
