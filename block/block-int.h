@@ -90,7 +90,8 @@ int bdrv_do_flush(BlockNode *bs);
 
 /* ---- drivers (drivers.c) --------------------------------------------- */
 
-extern const BlockDriver bdrv_raw, bdrv_qcow2, bdrv_file, bdrv_fault;
+extern const BlockDriver bdrv_raw, bdrv_qcow2, bdrv_file, bdrv_fault,
+    bdrv_blklogwrites;
 
 /* As much of a file as QEMU looks at, too. */
 #define BDRV_PROBE_BYTES 512

@@ -14,6 +14,7 @@ const BlockDriver *const bdrv_drivers[] = {
     &bdrv_qcow2,
     &bdrv_file,
     &bdrv_fault,
+    &bdrv_blklogwrites,
     NULL,
 };
 
@@ -27,6 +28,7 @@ static const struct {
 } protocols[] = {
     { "file:", &bdrv_file },
     { "fault:", &bdrv_fault },
+    { "blklogwrites:", &bdrv_blklogwrites },
 };
 
 const char *const *bdrv_format_names(void)
