@@ -1,0 +1,277 @@
+#!/usr/bin/python3
+# timeout: 500
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Image streaming and live snapshots: block_stream with and without a base,
+cancelled, failing, beside a writing guest; snapshots over a running image.
+qemu-img is the judge of every image."""
+
+import json
+import os
+
+from lib.guest import make_image
+from lib.tap import contains, equal, main, test, wait_for
+from lib.vm import VM
+
+MIB = 1 << 20
+PIECE = 64 << 10
+
+
+def pattern(path, size, pieces, byte):
+    """A raw image with some pieces of 64 KiB filled."""
+    with open(make_image(path, size), "r+b") as f:
+        for piece in pieces:
+            f.seek(piece * PIECE)
+            f.write(bytes([byte]) * PIECE)
+    return path
+
+
+def overlay(t, name, backing, size=None, backing_format="qcow2"):
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F",
+          backing_format, t.path(name), *([str(size)] if size else []))
+    return t.path(name)
+
+
+def qemu_io(t, path, *commands):
+    words = [w for c in commands for w in ("-c", c)]
+    t.run("qemu-io", "-f", "qcow2", *words, path)
+
+
+def chain(t, size=16 * MIB):
+    """base (raw) <- mid (shorter) <- top; explicit zeros above data in both."""
+    base = pattern(t.path("base.raw"), size, range(0, size // PIECE, 2), 0x11)
+    mid = overlay(t, "mid.qcow2", base, size - 4 * MIB, "raw")
+    qemu_io(t, mid, "write -P 0x22 1M 2M", "write -z 4M 1M",
+            f"write -P 0x23 {size - 4 * MIB - PIECE} {PIECE}")
+    top = overlay(t, "top.qcow2", mid, size)
+    qemu_io(t, top, "write -P 0x33 2M 512k", "write -z 6M 64k",
+            f"write -P 0x34 {size - PIECE} 1k")
+    return base, mid, top
+
+
+def flat(t, image, name="before.raw"):
+    t.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, t.path(name))
+    return t.path(name)
+
+
+def info(t, image):
+    return json.loads(t.run("qemu-img", "info", "-U", "--output=json", image))
+
+
+def check(t, image, want):
+    """Clean, without leaks, and with the content of the raw image."""
+    t.run("qemu-img", "check", "-q", "-f", "qcow2", image)
+    t.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", image, want)
+
+
+def drive(image, name="disk", extra=""):
+    return f"if=virtio,id={name},format=qcow2,file={image}{extra}"
+
+
+def completed(vm, device="disk"):
+    event = vm.qmp.wait_event("BLOCK_STREAM_COMPLETED")
+    equal(event["data"]["device"], device)
+    return event["data"]
+
+
+@test
+def a_stream_makes_an_image_independent(t):
+    base, mid, top = chain(t)
+    want = flat(t, top)
+    before = [open(p, "rb").read() for p in (base, mid)]
+    vm = VM(t, drives=[drive(top)], guest=False).start()
+    equal(vm.qmp("query-block-stream"), [])
+    equal(vm.qmp("block_stream", device="disk"), {})
+    data = completed(vm)
+    equal(data, {"device": "disk", "len": 16 * MIB, "offset": 16 * MIB})
+    equal(vm.qmp("query-block-stream"), [])
+    vm.quit()
+    assert "backing-filename" not in info(t, top)
+    equal([open(p, "rb").read() for p in (base, mid)], before)
+    os.remove(base)
+    os.remove(mid)
+    check(t, top, want)
+
+
+@test
+def a_stream_with_a_base_keeps_it(t):
+    for name in ("base.raw", "absolute"):
+        base, mid, top = chain(t)
+        want = flat(t, top)
+        vm = VM(t, drives=[drive(top)], guest=False, name=name).start()
+        vm.qmp("block_stream", device="disk",
+               base=base if name == "absolute" else t.path("base.raw"))
+        equal(completed(vm)["offset"], 16 * MIB)
+        vm.quit()
+        equal(info(t, top)["full-backing-filename"], base)
+        os.remove(mid)
+        check(t, top, want)
+        for path in (base, top):
+            os.remove(path)
+
+
+@test
+def a_stream_to_the_image_just_below_copies_nothing(t):
+    _, mid, top = chain(t)
+    want = flat(t, top)
+    size = os.stat(top).st_blocks
+    vm = VM(t, drives=[drive(top)], guest=False).start()
+    vm.qmp("block_stream", device="disk", base=mid)
+    completed(vm)
+    vm.quit()
+    equal(info(t, top)["full-backing-filename"], mid)
+    assert os.stat(top).st_blocks <= size + 8
+    check(t, top, want)
+
+
+@test
+def a_guest_writes_while_its_image_is_filled(t):
+    """Each read of the guest is checked against what it wrote; twice, so that
+    the second stream finds what the first one copied."""
+    size = 16 * MIB
+    base = make_image(t.path("base.raw"), size)
+    top = overlay(t, "top.qcow2", base, size, "raw")
+    vm = VM(t, drives=[drive(top)]).start()
+    vm.guest.start("w", "shadow", 7, 4, "vda")
+    vm.guest.wait("w", 50)
+    vm.qmp("block_stream", device="disk", speed=2 * MIB)
+    wait_for(lambda: vm.qmp("query-block-stream")[0]["offset"] > 2 * MIB,
+             "the stream to move")
+    vm.qmp("block_stream_cancel", device="disk")
+    equal(vm.qmp("query-block-stream"), [])
+    count = vm.guest.status("w").done
+    vm.qmp("block_stream", device="disk", speed=8 * MIB)
+    completed(vm)
+    vm.guest.wait("w", count + 200)
+    assert vm.guest.stop("w").done > 250
+    vm.quit()
+    assert "backing-filename" not in info(t, top)
+    t.run("qemu-img", "check", "-q", "-f", "qcow2", top)
+
+
+@test
+def cancelled_at_any_time_and_begun_again(t):
+    _, mid, top = chain(t)
+    want = flat(t, top)
+    vm = VM(t, drives=[drive(top)], guest=False).start()
+    rounds = 0
+    while True:
+        rounds += 1
+        speed = MIB if rounds < 6 else 0
+        vm.qmp("block_stream", device="disk", speed=speed)
+        if speed == 0:
+            break
+        wait_for(lambda: vm.qmp("query-block-stream")[0]["offset"] >
+                 rounds * MIB // 4, "the stream to move")
+        vm.qmp("block_stream_cancel", device="disk")
+        equal(vm.qmp.wait_event("BLOCK_JOB_CANCELLED")["data"]["type"], "stream")
+        equal(info(t, top)["full-backing-filename"], mid)
+    completed(vm)
+    vm.quit()
+    check(t, top, want)
+
+
+@test
+def errors_are_those_of_the_interface(t):
+    _, _, top = chain(t)
+    other = chain_top2(t)
+    raw = make_image(t.path("r.raw"), MIB)
+    vm = VM(t, guest=False, drives=[
+        drive(top), drive(other, "other"),
+        f"if=virtio,id=raw,format=raw,file={raw}"]).start()
+    equal(vm.qmp.error("block_stream", device="none").cls, "DeviceNotFound")
+    equal(vm.qmp.error("block_stream", device="raw").cls, "NotSupported")
+    equal(vm.qmp.error("block_stream_cancel", device="disk").cls,
+          "DeviceNotActive")
+    contains(str(vm.qmp.error("block_stream", device="disk", base="/nowhere")),
+             "Base '/nowhere' not found")
+    vm.qmp("block_stream", device="disk", speed=64 << 10)
+    vm.qmp("block_stream", device="other", speed=64 << 10)
+    equal(sorted(s["device"] for s in vm.qmp("query-block-stream")),
+          ["disk", "other"])
+    for command, arguments in (
+            ("block_stream", {}), ("block_resize", {"size": 32 * MIB}),
+            ("blockdev-snapshot-sync", {"snapshot_file": t.path("s.qcow2")})):
+        equal(vm.qmp.error(command, device="disk", **arguments).cls, "DeviceInUse")
+    equal(vm.qmp.error("backup", backup_file=t.path("a.vma"), devlist="disk").cls,
+          "DeviceInUse")
+    assert not os.path.exists(t.path("a.vma"))
+    assert not os.path.exists(t.path("s.qcow2"))
+    jobs = {j["device"]: j for j in vm.qmp("query-block-jobs")}
+    equal(jobs["disk"]["type"], "stream")
+    equal(jobs["disk"]["speed"], 64 << 10)
+    vm.qmp("block-job-set-speed", device="disk", speed=0)
+    completed(vm)
+    vm.qmp("block-job-cancel", device="other")
+    vm.qmp.wait_event("BLOCK_JOB_CANCELLED")
+    contains(vm.hmp("info block-stream"), "No active stream")
+    vm.quit()
+
+
+def chain_top2(t):
+    base = pattern(t.path("base2.raw"), 4 * MIB, range(64), 0x44)
+    return overlay(t, "top2.qcow2", base, 4 * MIB, "raw")
+
+
+@test
+def a_disk_that_fills_up_fails_the_stream_and_not_the_guest(t):
+    _, mid, top = chain(t)
+    want = flat(t, top)
+    vm = VM(t, guest=False,
+            drives=[drive(f"fault:write#4+=ENOSPC:{top}")]).start()
+    vm.qmp("block_stream", device="disk")
+    data = completed(vm)
+    contains(data["error"], "No space left on device")
+    assert data["offset"] < data["len"], data
+    equal(vm.qmp("query-block-stream"), [])
+    equal(vm.qmp("query-status")["status"], "prelaunch")
+    vm.qmp("quit")
+    vm.wait_exit()  # its last writes fail too
+    equal(info(t, top)["full-backing-filename"], mid)
+    t.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", top, want)
+
+
+@test
+def a_live_copy_of_a_running_disk(t):
+    """snapshot_blkdev over a raw image that a guest writes, then block_stream:
+    the new image stands alone, the old one is as it was at that instant."""
+    vm = VM(t, sizes=[8 * MIB]).start()
+    vm.guest.start("w", "shadow", 3, 4, "vda")
+    vm.guest.wait("w", 50)
+    new = t.path("copy.qcow2")
+    equal(vm.hmp(f"snapshot_blkdev drive0 {new} qcow2"), "")
+    at_instant = open(vm.images[0], "rb").read()
+    count = vm.guest.status("w").done
+    vm.guest.wait("w", count + 50)
+    equal(vm.hmp("block_stream drive0"), "")
+    completed(vm, "drive0")
+    count = vm.guest.status("w").done
+    vm.guest.wait("w", count + 50)
+    vm.guest.stop("w")
+    equal(open(vm.images[0], "rb").read(), at_instant)
+    block = [b for b in vm.qmp("query-block") if b["device"] == "drive0"][0]
+    equal(block["inserted"]["file"], new)
+    vm.quit()
+    assert "backing-filename" not in info(t, new)
+    t.run("qemu-img", "check", "-q", "-f", "qcow2", new)
+
+
+@test
+def snapshots_that_cannot_be(t):
+    vm = VM(t, sizes=[MIB], guest=False).start()
+    there = make_image(t.path("there"), 5)
+    contains(str(vm.qmp.error("blockdev-snapshot-sync", device="drive0",
+                              snapshot_file=there)), "exists")
+    equal(os.path.getsize(there), 5)
+    error = vm.qmp.error("blockdev-snapshot-sync", device="drive0",
+                         snapshot_file=t.path("x"), format="raw")
+    assert not os.path.exists(t.path("x")), error
+    contains(str(vm.qmp.error("blockdev-snapshot-sync", device="drive0",
+                              snapshot_file="/nowhere/x")), "No such file")
+    small = t.path("small")
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", small, "512k")
+    contains(str(vm.qmp.error("blockdev-snapshot-sync", device="drive0",
+                              snapshot_file=small, mode="existing")), "bytes")
+    vm.quit()
+
+
+main()
