@@ -37,15 +37,27 @@ static void add_int(json_object *args, const char *key, bool has, int64_t value)
     }
 }
 
-static bool pass_on(Monitor *mon, const char *command, json_object *args,
-                    GError **errp)
+/* QEMU 7.2 has no class of its own for a device that is not there. */
+static bool pass_on(Monitor *mon, const char *command, const char *device,
+                    json_object *args, GError **errp)
 {
+    GError *error = NULL;
     json_object *result =
-        monitor_emulator_call(mon->set, command, args, NULL, 0, errp);
-    bool ok = result != NULL;
+        monitor_emulator_call(mon->set, command, args, NULL, 0, &error);
 
     json_object_put(result);
-    return ok;
+    if (error && device && g_str_has_prefix(error->message,
+                                            "Cannot find device")) {
+        g_clear_error(&error);
+        g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_DEVICE_NOT_FOUND,
+                    "Device '%s' not found", device);
+        return false;
+    }
+    if (error) {
+        g_propagate_error(errp, error);
+        return false;
+    }
+    return true;
 }
 
 /* ---- streams ---------------------------------------------------------------------- */
@@ -64,7 +76,7 @@ bool qmp_block_stream(Monitor *mon, BlockStreamArguments *arg, GError **errp)
     add_string(args, "base", arg->base);
     add_string(args, "job-id", arg->job_id);
     add_int(args, "speed", arg->has_speed, arg->speed);
-    return pass_on(mon, "block-stream", args, errp);
+    return pass_on(mon, "block-stream", arg->device, args, errp);
 }
 
 bool qmp_block_stream_cancel(Monitor *mon, const char *device, GError **errp)
@@ -76,7 +88,7 @@ bool qmp_block_stream_cancel(Monitor *mon, const char *device, GError **errp)
     }
     args = json_object_new_object();
     add_string(args, "device", device);
-    return pass_on(mon, "block-job-cancel", args, errp);
+    return pass_on(mon, "block-job-cancel", device, args, errp);
 }
 
 BlockStreamInfoList *qmp_query_block_stream(Monitor *mon, GError **errp)
@@ -121,7 +133,7 @@ bool qmp_blockdev_snapshot_sync(Monitor *mon, const char *device,
     add_string(args, "snapshot-node-name", snapshot_node_name);
     add_string(args, "format", format);
     add_string(args, "mode", has_mode ? SidecarSnapshotMode_str(mode) : NULL);
-    return pass_on(mon, "blockdev-snapshot-sync", args, errp);
+    return pass_on(mon, "blockdev-snapshot-sync", device, args, errp);
 }
 
 /* ---- jobs ----------------------------------------------------------------------------- */
@@ -172,7 +184,7 @@ bool qmp_block_job_cancel(Monitor *mon, const char *device, bool has_force,
     if (has_force) {
         json_object_object_add(args, "force", json_object_new_boolean(force));
     }
-    return pass_on(mon, "block-job-cancel", args, errp);
+    return pass_on(mon, "block-job-cancel", device, args, errp);
 }
 
 bool qmp_block_job_set_speed(Monitor *mon, const char *device, int64_t speed,
@@ -187,5 +199,5 @@ bool qmp_block_job_set_speed(Monitor *mon, const char *device, int64_t speed,
     args = json_object_new_object();
     add_string(args, "device", device);
     add_int(args, "speed", true, speed);
-    return pass_on(mon, "block-job-set-speed", args, errp);
+    return pass_on(mon, "block-job-set-speed", device, args, errp);
 }
