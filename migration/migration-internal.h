@@ -17,6 +17,7 @@
 struct MigrationManager {
     MigrationConfig cfg;
 
+    pthread_mutex_t report_lock; /* see migration.c */
     pthread_mutex_t lock;
     pthread_cond_t ended;
     /* under lock */

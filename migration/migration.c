@@ -9,8 +9,10 @@
  * migration_cancel makes.  One migration at a time; its thread is joined when
  * the next one starts or the manager is freed.
  *
- * Lock order: the manager's lock is a leaf; nothing is called under it but
- * migration_channel_cancel and counters.
+ * Lock order: report_lock, which is held from a change of status until it has
+ * been reported, so that events come in the order of the changes; then the
+ * manager's lock, under which nothing is called but migration_channel_cancel
+ * and counters.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -60,6 +62,7 @@ MigrationManager *migration_manager_new(const MigrationConfig *cfg)
         .xbzrle_cache_size = DEFAULT_CACHE,
     };
     pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->report_lock, NULL);
     pthread_cond_init(&m->ended, NULL);
     return m;
 }
@@ -99,6 +102,7 @@ void migration_manager_free(MigrationManager *m)
     device_state_unref(m->kept);
     g_free(m->kept_peripherals);
     pthread_mutex_destroy(&m->lock);
+    pthread_mutex_destroy(&m->report_lock);
     pthread_cond_destroy(&m->ended);
     g_free(m->error_desc);
     g_free(m->stall);
@@ -126,15 +130,21 @@ bool migration_is_block_of(const char *idstr, const char *id)
 
 /* ---- status ------------------------------------------------------------------ */
 
+static bool is_final(MigrationStatus status)
+{
+    return status == MIGRATION_STATUS_CANCELLED ||
+        status == MIGRATION_STATUS_COMPLETED ||
+        status == MIGRATION_STATUS_FAILED;
+}
+
 void migration_set_status(MigrationManager *m, MigrationStatus status)
 {
     bool changed = false;
 
+    pthread_mutex_lock(&m->report_lock);
     pthread_mutex_lock(&m->lock);
     /* whoever is being cancelled stays so until the end */
-    if (m->status != MIGRATION_STATUS_CANCELLING ||
-        status == MIGRATION_STATUS_CANCELLED ||
-        status == MIGRATION_STATUS_COMPLETED) {
+    if (m->status != MIGRATION_STATUS_CANCELLING || is_final(status)) {
         changed = m->status != status;
         m->status = status;
     }
@@ -142,6 +152,7 @@ void migration_set_status(MigrationManager *m, MigrationStatus status)
     if (changed && m->cfg.on_status) {
         m->cfg.on_status(m->cfg.opaque, status);
     }
+    pthread_mutex_unlock(&m->report_lock);
 }
 
 bool migration_is_cancelled(MigrationManager *m)
@@ -230,16 +241,19 @@ void migration_cancel(MigrationManager *m)
 {
     bool cancelling;
 
+    pthread_mutex_lock(&m->report_lock);
     pthread_mutex_lock(&m->lock);
-    cancelling = m->running && !m->cancelled;
+    cancelling = m->running && !m->cancelled && !is_final(m->status);
     if (cancelling) {
         m->cancelled = true;
+        m->status = MIGRATION_STATUS_CANCELLING;
         migration_channel_cancel(m->channel);
     }
     pthread_mutex_unlock(&m->lock);
-    if (cancelling) {
-        migration_set_status(m, MIGRATION_STATUS_CANCELLING);
+    if (cancelling && m->cfg.on_status) {
+        m->cfg.on_status(m->cfg.opaque, MIGRATION_STATUS_CANCELLING);
     }
+    pthread_mutex_unlock(&m->report_lock);
 }
 
 bool migration_wait(MigrationManager *m, GError **errp)

@@ -1,0 +1,83 @@
+/*
+ * Fuzz target: a migration stream, as it comes over the network and as QEMU gives
+ * its device state.  Nothing may be written outside the block, and what was
+ * accepted can be put together again.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "../unit/stream-sample.h"
+#include "fuzz.h"
+
+#define GUARD 64
+
+static bool load(void *opaque, QEMUFile *f, GError **errp)
+{
+    return ram_loader_load(opaque, f, errp);
+}
+
+static void put_again(const QemuStream *qs, RamLoader *l)
+{
+    GByteArray *out = g_byte_array_new();
+    QEMUFile *f = sample_file(out, 0);
+
+    qemu_stream_put_header(qs, f);
+    ram_loader_put_list(l, f);
+    ram_loader_put_foreign(l, f);
+    qemu_stream_put_rest(qs, f);
+    qemu_file_close(f, NULL);
+    g_byte_array_unref(out);
+}
+
+static void as_incoming(GByteArray *bytes)
+{
+    g_autofree uint8_t *ram = g_malloc0(GUARD + SAMPLE_RAM + GUARD);
+    RamBlock b = {
+        .idstr = "pc.ram", .length = SAMPLE_RAM, .host = ram + GUARD,
+    };
+    RamLoader *l = ram_loader_new(&b, 1, SAMPLE_PAGE, 1 << 20, NULL);
+    QEMUFile *f = sample_file(bytes, 1000);
+    QemuStream qs;
+
+    qemu_stream_init(&qs);
+    if (qemu_stream_read(f, &qs, NULL, load, l, NULL)) {
+        qemu_stream_whole(&qs, true);
+        qemu_stream_set_running(&qs);
+        put_again(&qs, l);
+    }
+    for (int i = 0; i < GUARD; i++) {
+        g_assert_cmpint(ram[i] | ram[GUARD + SAMPLE_RAM + i], ==, 0);
+    }
+    qemu_stream_clear(&qs);
+    qemu_file_abandon(f);
+    ram_loader_free(l);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    GByteArray *bytes = g_byte_array_new();
+    QEMUFile *f;
+
+    g_byte_array_append(bytes, data, (guint)size);
+    as_incoming(bytes);
+    f = sample_file(bytes, 0);
+    device_state_unref(device_state_read(f, SAMPLE_PAGE, NULL));
+    qemu_file_abandon(f);
+    g_byte_array_unref(bytes);
+    return 0;
+}
+
+GPtrArray *fuzz_seeds(void)
+{
+    GPtrArray *seeds =
+        g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
+
+    for (int i = 0; i < 16; i++) {
+        const SampleOptions o = {
+            .capabilities = i & 1, .footers = i & 2, .addresses = i & 4,
+            .command = i & 8,
+        };
+
+        g_ptr_array_add(seeds, sample_stream(&o));
+    }
+    return seeds;
+}

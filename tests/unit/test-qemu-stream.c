@@ -1,0 +1,233 @@
+/*
+ * QEMU's stream taken apart and put together: byte by byte, cut everywhere, and
+ * with everything changed that may not be.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "stream-sample.h"
+#include "util/error.h"
+
+static const SampleOptions usual = { .capabilities = true, .footers = true };
+static const SampleOptions with_all = {
+    .capabilities = true, .footers = true, .command = true,
+};
+static const SampleOptions old_machine = { 0 };
+static const SampleOptions device_only = {
+    .capabilities = true, .footers = true, .addresses = true,
+};
+
+static bool load(void *opaque, QEMUFile *f, GError **errp)
+{
+    return ram_loader_load(opaque, f, errp);
+}
+
+static RamLoader *loader_new(uint8_t *ram)
+{
+    RamBlock b = { .idstr = "pc.ram", .length = SAMPLE_RAM, .host = ram };
+
+    return ram_loader_new(&b, 1, SAMPLE_PAGE, 1 << 20, NULL);
+}
+
+/* False with the error in @errp. */
+static bool read_stream(GByteArray *bytes, size_t step, QemuStream *qs,
+                        RamLoader *l, GError **errp)
+{
+    QEMUFile *f = sample_file(bytes, step);
+    bool ok;
+
+    qemu_stream_init(qs);
+    ok = qemu_stream_read(f, qs, NULL, load, l, errp);
+    qemu_file_abandon(f);
+    return ok;
+}
+
+static void check_ram(const uint8_t *ram)
+{
+    for (int i = 0; i < SAMPLE_RAM; i++) {
+        int page = i / SAMPLE_PAGE;
+        int want = page == 0 || (page == 1 && i % SAMPLE_PAGE) ? 1 :
+            page == 3 ? 0 : 2;
+
+        g_assert_cmpint(ram[i], ==, want);
+    }
+}
+
+static void whole(gconstpointer data)
+{
+    const SampleOptions *o = data;
+    GByteArray *bytes = sample_stream(o);
+
+    for (size_t step = 0; step < 4; step++) {
+        g_autofree uint8_t *ram = g_malloc(SAMPLE_RAM);
+        GError *error = NULL;
+        RamLoader *l;
+        QemuStream qs;
+
+        memset(ram, 0x55, SAMPLE_RAM);
+        l = loader_new(ram);
+        g_assert_true(read_stream(bytes, step, &qs, l, &error));
+        g_assert_no_error(error);
+        check_ram(ram);
+        g_assert_cmpstr(qs.machine, ==, "pc-7.2");
+        g_assert_cmpuint(qs.ram_section, ==, 2);
+        g_assert_cmpint(qs.footers, ==, o->footers);
+        g_assert_cmpuint(qs.commands->len, ==, o->command ? 5 : 0);
+        g_assert_true(qemu_stream_whole(&qs, true));
+        g_assert_true(qemu_stream_set_running(&qs));
+        g_assert_nonnull(memmem(qs.rest->data, qs.rest->len, "\0\0\0\x08running",
+                                12));
+        ram_loader_free(l);
+        qemu_stream_clear(&qs);
+    }
+    g_byte_array_unref(bytes);
+}
+
+/* What was taken apart and put together without the shared pages is a stream
+ * again, and has no capabilities. */
+static void together(void)
+{
+    GByteArray *bytes = sample_stream(&with_all), *again = g_byte_array_new();
+    g_autofree uint8_t *ram = g_malloc0(SAMPLE_RAM);
+    RamLoader *l = loader_new(ram), *l2;
+    QEMUFile *f = sample_file(again, 0);
+    GError *error = NULL;
+    QemuStream qs, qs2;
+
+    g_assert_true(read_stream(bytes, 0, &qs, l, &error));
+    qemu_stream_put_header(&qs, f);
+    qemu_stream_put_ram(&qs, f, QEMU_VM_SECTION_START);
+    ram_loader_put_list(l, f);
+    qemu_stream_put_footer(&qs, f);
+    qemu_stream_put_commands(&qs, f);
+    qemu_stream_put_ram(&qs, f, QEMU_VM_SECTION_END);
+    ram_loader_put_foreign(l, f);
+    qemu_put_be64(f, RAM_SAVE_FLAG_EOS);
+    qemu_stream_put_footer(&qs, f);
+    qemu_stream_put_rest(&qs, f);
+    g_assert_true(qemu_file_close(f, &error));
+    g_assert_null(memmem(again->data, again->len, "capabilities", 12));
+
+    memset(ram, 0x77, SAMPLE_RAM);
+    l2 = loader_new(ram);
+    g_assert_true(read_stream(again, 1, &qs2, l2, &error));
+    g_assert_no_error(error);
+    g_assert_cmpint(ram[0], ==, 0x77); /* no page of it came along */
+    g_assert_cmpuint(qs2.rest->len, ==, qs.rest->len);
+    g_assert_cmpuint(qs2.commands->len, ==, 5);
+    ram_loader_free(l);
+    ram_loader_free(l2);
+    qemu_stream_clear(&qs);
+    qemu_stream_clear(&qs2);
+    g_byte_array_unref(bytes);
+    g_byte_array_unref(again);
+}
+
+/* Every shorter one is an error, or is seen not to be whole. */
+static void cut_everywhere(void)
+{
+    GByteArray *bytes = sample_stream(&with_all);
+    g_autofree uint8_t *ram = g_malloc0(SAMPLE_RAM);
+
+    for (guint len = 0; len < bytes->len; len++) {
+        g_autoptr(GError) error = NULL;
+        GByteArray *cut = g_byte_array_new();
+        RamLoader *l = loader_new(ram);
+        QemuStream qs;
+
+        g_byte_array_append(cut, bytes->data, len);
+        if (read_stream(cut, 0, &qs, l, &error)) {
+            g_assert_false(qemu_stream_whole(&qs, true));
+        } else {
+            g_assert_nonnull(error);
+        }
+        qemu_stream_clear(&qs);
+        ram_loader_free(l);
+        g_byte_array_unref(cut);
+    }
+    g_byte_array_unref(bytes);
+}
+
+/* The first occurrence of @what becomes @with (same length); the error has
+ * @word. */
+static void changed(const char *what, const char *with, size_t len,
+                    const char *word)
+{
+    GByteArray *bytes = sample_stream(&usual);
+    g_autofree uint8_t *ram = g_malloc0(SAMPLE_RAM);
+    g_autoptr(GError) error = NULL;
+    RamLoader *l = loader_new(ram);
+    uint8_t *at = memmem(bytes->data, bytes->len, what, len);
+    QemuStream qs;
+
+    g_assert_nonnull(at);
+    memcpy(at, with, len);
+    g_assert_false(read_stream(bytes, 0, &qs, l, &error));
+    if (!strstr(error->message, word)) {
+        g_error("\"%s\" lacks \"%s\"", error->message, word);
+    }
+    g_assert_nonnull(strstr(error->message, "byte"));
+    qemu_stream_clear(&qs);
+    ram_loader_free(l);
+    g_byte_array_unref(bytes);
+}
+
+static void each_change_is_named(void)
+{
+    changed("QEVM", "QEVN", 4, "not a QEMU migration stream");
+    changed("QEVM\0\0\0\3", "QEVM\0\0\0\2", 8, "version 2");
+    changed("\0\0\0\6pc-7.2", "\0\0\7\6pc-7.2", 10, "machine name");
+    changed("pc-7.2", "pc-7\0", 6, "NUL");
+    changed("target-page-bits", "target-page-bytes", 16, "target-page-byte");
+    changed("\0\0\0\2\6xbzrle", "\0\0\2\2\6xbzrle", 11, "514 capabilities");
+    changed("\3ram\0\0\0\0", "\3dma\0\0\0\0", 8, "\"dma\"");
+    changed("\3ram\0\0\0\0\0\0\0\4", "\3ram\0\0\0\0\0\0\0\5", 12, "version 5");
+    changed("\x7e\0\0\0\2", "\x7e\0\0\0\3", 5, "does not end");
+    changed("\x02\0\0\0\2", "\x02\0\0\0\4", 5, "section 4");
+    changed("\x02\0\0\0\2", "\x04\0\0\0\2", 5, "0x04");
+    changed("\x06pc.ram", "\x06pc.rom", 7, "missing at the source");
+}
+
+static DeviceState *read_devices(GByteArray *bytes, GError **errp)
+{
+    QEMUFile *f = sample_file(bytes, 0);
+    DeviceState *ds = device_state_read(f, SAMPLE_PAGE, errp);
+
+    qemu_file_abandon(f);
+    return ds;
+}
+
+static void device_state(void)
+{
+    GByteArray *bytes = sample_stream(&device_only);
+    GError *error = NULL;
+    DeviceState *ds = read_devices(bytes, &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpuint(ds->blocks->len, ==, 2);
+    g_assert_cmpstr(g_array_index(ds->blocks, RamBlock, 1).idstr, ==, "rom");
+    g_assert_cmpuint(g_array_index(ds->blocks, RamBlock, 0).length, ==,
+                     SAMPLE_RAM);
+    g_assert_true(qemu_stream_whole(&ds->stream, true));
+    device_state_unref(device_state_ref(ds));
+    device_state_unref(ds);
+    for (guint len = bytes->len; len-- > 0;) {
+        g_byte_array_set_size(bytes, len);
+        ds = read_devices(bytes, NULL);
+        g_assert_true(!ds || !qemu_stream_whole(&ds->stream, true));
+        device_state_unref(ds);
+    }
+    g_byte_array_unref(bytes);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/qemu-stream/usual", &usual, whole);
+    g_test_add_data_func("/qemu-stream/command", &with_all, whole);
+    g_test_add_data_func("/qemu-stream/old-machine", &old_machine, whole);
+    g_test_add_func("/qemu-stream/together", together);
+    g_test_add_func("/qemu-stream/cut-everywhere", cut_everywhere);
+    g_test_add_func("/qemu-stream/changes", each_change_is_named);
+    g_test_add_func("/qemu-stream/device-state", device_state);
+    return g_test_run();
+}
