@@ -2,7 +2,8 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-.PHONY: check check-build check-command check-unit check-system check-headers check-asan check-tsan check-long \
+.PHONY: check check-build check-command check-unit check-system check-headers check-asan check-tsan check-system-asan \
+	check-system-tsan check-long \
 	bench demo deps-check deps-demo guest
 
 SYSTEM := $(sort $(wildcard tests/system/*.py tests/system/*.sh))
@@ -63,3 +64,10 @@ check-asan:
 check-tsan:
 	./configure --build=build-tsan --enable-tsan --enable-werror
 	$(MAKE) BUILD=build-tsan check-unit
+
+# The system tests with a sidecar and a vma that watch themselves.
+SAN_asan := --enable-asan --enable-ubsan
+SAN_tsan := --enable-tsan
+check-system-asan check-system-tsan: check-system-%:
+	./configure --build=build-$* $(SAN_$*) --enable-werror
+	SIDECAR_TIMEOUT_SCALE=8 setarch -R $(MAKE) BUILD=build-$* check-system
