@@ -5,10 +5,11 @@
  * and written in steps; "|" is a flush of the file:
  *
  *     new refcount blocks | refcount table entries, other refcount blocks |
- *         L2 slices | L1 entries | then clusters that were given up are freed
+ *         L2 slices, L1 entries | then clusters that were given up are freed
  *
- * (A step with nothing to write needs no flush before it; usually one flush
- * before the L2 slices and one behind them remain.)
+ * (Usually no new refcount block is among it: then that is one flush before the
+ * L2 slices and one behind.  A new L2 table was filled, with zeros or what the
+ * old one had, before anybody knew of it, so L1 needs no step of its own.)
  *
  * Invariants: at any moment, on disk,
  *  1. whatever is referred to has a refcount that is at least the number of
@@ -157,22 +158,23 @@ static int write_step(BlockNode *bs, const Checkpoint *cp, unsigned step)
     return ret;
 }
 
-/* What came before is durable when this step begins, if it has anything. */
-static int barrier_and_write(BlockNode *bs, const Checkpoint *cp, unsigned step)
+/* What was written before is durable when @step begins, or the one behind it. */
+static int barrier(BlockNode *bs, const Checkpoint *cp, unsigned step)
 {
-    int ret = cp->steps[step]->len ? bdrv_flush(bs->file) : 0;
-
-    return ret < 0 ? ret : write_step(bs, cp, step);
+    return cp->steps[step]->len || cp->steps[step + 1]->len ? bdrv_flush(bs->file)
+                                                            : 0;
 }
 
 static int write_all(BlockNode *bs, const Checkpoint *cp)
 {
     int ret = write_step(bs, cp, NEW_BLOCKS);
 
-    ret = ret < 0 ? ret : barrier_and_write(bs, cp, TABLE);
+    ret = ret < 0 ? ret : cp->steps[TABLE]->len ? bdrv_flush(bs->file) : 0;
+    ret = ret < 0 ? ret : write_step(bs, cp, TABLE);
     ret = ret < 0 ? ret : write_step(bs, cp, BLOCKS);
-    ret = ret < 0 ? ret : barrier_and_write(bs, cp, SLICES);
-    ret = ret < 0 ? ret : barrier_and_write(bs, cp, L1);
+    ret = ret < 0 ? ret : barrier(bs, cp, SLICES);
+    ret = ret < 0 ? ret : write_step(bs, cp, SLICES);
+    ret = ret < 0 ? ret : write_step(bs, cp, L1);
     return ret < 0 ? ret : bdrv_flush(bs->file);
 }
 
