@@ -218,7 +218,8 @@ static void remove_slice(Qcow2State *s, Qcow2Slice *slice)
 
 static bool may_evict(const Qcow2Slice *slice)
 {
-    return slice->valid && !slice->dirty && !slice->writing && !slice->pins;
+    return slice->valid && !slice->dirty && !slice->writing &&
+           !atomic_load(&slice->pins);
 }
 
 /* Make room for one if the budget is used up and there is something to evict:
@@ -349,17 +350,21 @@ int qcow2_slice_pin(BlockNode *bs, int64_t offset, Qcow2Slice **slice)
     Qcow2State *s = bs->opaque;
     uint64_t i = l1_index(s, offset);
     unsigned piece = piece_of(s, offset);
+    Qcow2Shard *shard = &s->shards[block_thread_shard()];
+    bool found;
     int ret;
 
     for (;;) {
-        qcow2_map_lock(s);
+        pthread_mutex_lock(&shard->lock);
         *slice = find_slice(s, i, piece);
-        if (*slice && (*slice)->valid) {
-            (*slice)->pins++;
-            qcow2_map_unlock(s);
+        found = *slice && (*slice)->valid;
+        if (found) {
+            atomic_fetch_add(&(*slice)->pins, 1);
+        }
+        pthread_mutex_unlock(&shard->lock);
+        if (found) {
             return 0;
         }
-        qcow2_map_unlock(s);
         ret = load_slice(bs, i, piece);
         if (ret < 0) {
             return ret;
@@ -367,11 +372,9 @@ int qcow2_slice_pin(BlockNode *bs, int64_t offset, Qcow2Slice **slice)
     }
 }
 
-void qcow2_slice_unpin(Qcow2State *s, Qcow2Slice *slice)
+void qcow2_slice_unpin(Qcow2Slice *slice)
 {
-    qcow2_map_lock(s);
-    slice->pins--;
-    qcow2_map_unlock(s);
+    atomic_fetch_sub(&slice->pins, 1);
 }
 
 /* ---- looking up ------------------------------------------------------------ */

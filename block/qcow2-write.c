@@ -394,7 +394,7 @@ static int write_new(BlockNode *bs, NewClusters *w, int64_t *done)
         } else {
             w->stop = w->offset;
         }
-        qcow2_slice_unpin(s, slice);
+        qcow2_slice_unpin(slice);
     }
     qcow2_alloc_end(s, &a);
     *done = ret == 0 ? w->stop - w->offset : 0;

@@ -87,7 +87,7 @@ static int zero_in_slice(BlockNode *bs, int64_t start, int64_t end,
         ret = zero_entries(bs, slice, start, end, mode);
         qcow2_map_unlock(s);
         pthread_mutex_unlock(&s->alloc_lock);
-        qcow2_slice_unpin(s, slice);
+        qcow2_slice_unpin(slice);
     }
     return ret;
 }

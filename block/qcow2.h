@@ -128,7 +128,7 @@ typedef struct {
     bool valid;      /* else it is being read */
     bool dirty;      /* differs from the disk */
     bool writing;    /* a checkpoint has a copy that is not on disk yet */
-    unsigned pins;   /* guarded by the map's exclusive lock */
+    _Atomic unsigned pins; /* goes up only under the map, either way */
     _Atomic bool referenced;
     uint64_t *bad;   /* bitmap of entries that can't be right, or NULL */
     uint64_t entries[];
@@ -263,7 +263,7 @@ void qcow2_map_wait_io(Qcow2State *s);
 
 /* The slice with the entry of @offset, pinned; the L2 table exists. */
 int qcow2_slice_pin(BlockNode *bs, int64_t offset, Qcow2Slice **slice);
-void qcow2_slice_unpin(Qcow2State *s, Qcow2Slice *slice);
+void qcow2_slice_unpin(Qcow2Slice *slice);
 /* Exclusive: where the entry of @offset is in its slice. */
 unsigned qcow2_slice_index(const Qcow2State *s, int64_t offset);
 bool qcow2_slice_is_bad(const Qcow2Slice *slice, unsigned i);
