@@ -128,7 +128,9 @@ def a_guest_writes_while_its_image_is_filled(t):
     """Each read of the guest is checked against what it wrote; twice, so that
     the second stream finds what the first one copied."""
     size = 16 * MIB
-    base = make_image(t.path("base.raw"), size)
+    base = t.path("base.raw")
+    with open(base, "wb") as f:
+        f.write(bytes(size))  # zeros that are data: they have to be read
     top = overlay(t, "top.qcow2", base, size, "raw")
     vm = VM(t, drives=[drive(top)]).start()
     vm.guest.start("w", "shadow", 7, 4, "vda")
