@@ -373,7 +373,7 @@ static size_t encode_format(const char *format, uint8_t *buf, size_t len,
 static size_t encode_others(const GByteArray *others, uint8_t *buf,
                             size_t limit, size_t pos)
 {
-    if (others && pos + others->len + 8 <= limit) {
+    if (others && others->len && pos + others->len + 8 <= limit) {
         memcpy(buf + pos, others->data, others->len);
         pos += others->len;
     }
