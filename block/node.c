@@ -138,7 +138,7 @@ BlockNode *bdrv_open(const char *filename, const char *format, int flags,
         if (!drv) {
             return NULL;
         }
-        flags |= BDRV_O_PROBED;
+        flags |= drv == &bdrv_raw ? BDRV_O_PROBED : 0;
     }
     bs = bdrv_node_new(drv, filename, flags);
     bs->file = g_steal_pointer(&file);

@@ -82,6 +82,7 @@ static GPtrArray *guest_run(const char *img, const char *log, GRand *r,
     g_autofree char *name = g_strdup_printf("blklogwrites:%s:%s", log, img);
     GPtrArray *moments = g_ptr_array_new_with_free_func(g_free);
     BlockNode *bs = block_test_open(name, "qcow2", FLAGS);
+    g_autofree uint8_t *unflushed = NULL;
     Moment *m = g_new0(Moment, 1);
 
     g_assert_cmpint(bdrv_pread(bs, 0, SIZE, m->shadow), ==, 0);
@@ -98,7 +99,8 @@ static GPtrArray *guest_run(const char *img, const char *log, GRand *r,
         g_ptr_array_add(moments, next);
         m = next;
     }
-    random_change(bs, r, g_memdup2(m->shadow, SIZE), m->touched);
+    unflushed = g_memdup2(m->shadow, SIZE);
+    random_change(bs, r, unflushed, m->touched);
     bdrv_unref(bs);
     return moments;
 }
@@ -111,6 +113,19 @@ typedef struct {
 } FileImage;
 
 #define FILE_MAX (64 << 20)
+
+static BlkLogRecord record_at(const uint8_t *log, size_t pos)
+{
+    BlkLogRecord r;
+
+    memcpy(&r, log + pos, sizeof(r));
+    return r;
+}
+
+static size_t record_bytes(const BlkLogRecord *r)
+{
+    return sizeof(*r) + (r->type == BLKLOG_WRITE ? r->bytes : 0);
+}
 
 static void apply(FileImage *f, const BlkLogRecord *r, const uint8_t *data)
 {
@@ -135,13 +150,12 @@ static void replay(FileImage *f, const uint8_t *log, size_t from, size_t to,
                    size_t sure, GRand *r)
 {
     for (size_t pos = from; pos < to;) {
-        const BlkLogRecord *rec = (const void *)(log + pos);
-        const uint8_t *data = log + pos + sizeof(*rec);
+        BlkLogRecord rec = record_at(log, pos);
 
-        if (pos < sure || rec->type == BLKLOG_TRUNCATE || g_rand_boolean(r)) {
-            apply(f, rec, data);
+        if (pos < sure || rec.type == BLKLOG_TRUNCATE || g_rand_boolean(r)) {
+            apply(f, &rec, log + pos + sizeof(rec));
         }
-        pos += sizeof(*rec) + (rec->type == BLKLOG_WRITE ? rec->bytes : 0);
+        pos += record_bytes(&rec);
     }
 }
 
@@ -193,12 +207,12 @@ static void go_on(const char *img, GRand *r)
 static size_t next_flush(const uint8_t *log, size_t pos, size_t end)
 {
     while (pos < end) {
-        const BlkLogRecord *rec = (const void *)(log + pos);
+        BlkLogRecord rec = record_at(log, pos);
 
-        if (rec->type == BLKLOG_FLUSH) {
+        if (rec.type == BLKLOG_FLUSH) {
             return pos;
         }
-        pos += sizeof(*rec) + (rec->type == BLKLOG_WRITE ? rec->bytes : 0);
+        pos += record_bytes(&rec);
     }
     return end;
 }
