@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The NBD export against qemu-nbd: the same raw file, the same client (fio's
-nbd engine), in turns.  Prints a row of a Markdown table for each pattern:
+"""The NBD export against qemu-nbd: the same raw or qcow2 file, the same client
+(fio's nbd engine), in turns.  Prints a row of a Markdown table for each pattern:
 what, ours, qemu-nbd's, ratio of the medians (more is better), spread.
 
     nbd.py [--runs N] [--seconds S] [--size MiB] [--dir DIR] [--only WORDS]
@@ -27,9 +27,12 @@ PATTERNS = [  # name, fio's rw, block size, iodepth
     ("1 MiB sequential read", "read", "1m"),
     ("1 MiB sequential write", "write", "1m"),
 ]
-MODES = [  # name, our options, qemu-nbd's
-    ("page cache", ["--aio", "threads"], ["--cache=writeback"]),
-    ("O_DIRECT", ["--aio", "native"], ["--cache=none", "--aio=native"]),
+ALLOCATING = ("4 KiB allocating random write", "randwrite", "4k")
+MODES = [  # name, our options, qemu-nbd's, format, patterns
+    ("page cache", ["--aio", "threads"], ["--cache=writeback"], "raw", PATTERNS),
+    ("O_DIRECT", ["--aio", "native"], ["--cache=none", "--aio=native"], "raw", PATTERNS),
+    ("qcow2, page cache", ["--aio", "threads"], ["--cache=writeback"], "qcow2",
+     PATTERNS + [ALLOCATING]),
 ]
 
 
@@ -54,16 +57,16 @@ class Server:
         self.process.wait()
 
 
-def ours(args, options):
+def ours(args, image, fmt, options):
     socket = os.path.join(args.tmp, "ours")
-    return Server([BUILD + "/tools/nbd-export", "-k", socket, "-f", "raw", "-x", "d",
-                   *options, args.image], socket)
+    return Server([BUILD + "/tools/nbd-export", "-k", socket, "-f", fmt, "-x", "d",
+                   *options, image], socket)
 
 
-def peer(args, options):
+def peer(args, image, fmt, options):
     socket = os.path.join(args.tmp, "peer")
-    return Server(["qemu-nbd", "-k", socket, "-f", "raw", "-x", "d", "-t",
-                   "--discard=unmap", *options, args.image], socket)
+    return Server(["qemu-nbd", "-k", socket, "-f", fmt, "-x", "d", "-t",
+                   "--discard=unmap", *options, image], socket)
 
 
 def measure(args, socket, rw, bs, depth):
@@ -85,12 +88,16 @@ def unit(iops, bs):
 
 
 def row(args, mode, pattern, depth):
-    mode_name, our_options, peer_options = mode
+    mode_name, our_options, peer_options, fmt, _ = mode
     name, rw, bs = pattern
+    image = args.images[fmt]
     a, b = [], []
     for _ in range(args.runs):
         for start, options, results in ((ours, our_options, a), (peer, peer_options, b)):
-            with start(args, options) as server:
+            if pattern is ALLOCATING:
+                image = os.path.join(args.tmp, "empty.qcow2")
+                make_qcow2(image, args.size)
+            with start(args, image, fmt, options) as server:
                 results.append(measure(args, server.socket, rw, bs, depth))
     x, y = statistics.median(a), statistics.median(b)
     spread = max((max(r) - min(r)) / statistics.median(r) for r in (a, b))
@@ -108,6 +115,16 @@ def make_image(path, mib):
         os.fsync(f.fileno())
 
 
+def make_qcow2(path, mib, source=None):
+    """Empty, or with all of a raw image in it."""
+    if os.path.exists(path):
+        os.remove(path)
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", path, f"{mib}m"]
+    if source:
+        command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", source, path]
+    subprocess.run(command, check=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=5)
@@ -123,11 +140,12 @@ def main():
     if not shutil.which("fio") or not shutil.which("qemu-nbd"):
         sys.exit("nbd.py: fio and qemu-nbd are needed")
     args.tmp = tempfile.mkdtemp(prefix="nbd-bench-", dir=args.dir)
-    args.image = os.path.join(args.tmp, "image")
+    args.images = {f: os.path.join(args.tmp, "image." + f) for f in ("raw", "qcow2")}
     try:
-        make_image(args.image, args.size)
+        make_image(args.images["raw"], args.size)
+        make_qcow2(args.images["qcow2"], args.size, args.images["raw"])
         for mode in MODES:
-            for pattern in PATTERNS:
+            for pattern in mode[4]:
                 for depth in args.depths.split(","):
                     words = f"{mode[0]} {pattern[0]} depth {depth}"
                     if all(w in words for w in args.only.split()):

@@ -32,7 +32,9 @@ BUILD = os.path.abspath(os.environ.get("BUILD") or os.path.join(TREE, "build"))
 TARGETS = [
     (r"^vma create", "≤", 1.5),
     (r"^vma extract", "≤", 1.5),
+    (r"^NBD export, qcow2", "≥", 0.9),
     (r"^NBD export.*(4 KiB random|1 MiB sequential)", "≥", 1.0),
+    (r"^streaming", "≤", 1.3),
     (r"^(live )?backup.*(guest|write)", "≥", 0.7),
 ]
 HEAD = ["what", "ours", "peer", "ratio", "target", "spread"]
