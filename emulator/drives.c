@@ -110,6 +110,30 @@ bool emu_export_drives(const EmuCmdline *cl, BlockContext *ctx, NbdServer *nbd,
     return true;
 }
 
+bool emu_claim_drives(BlockContext *ctx, GError **errp)
+{
+    g_autoptr(GPtrArray) all = blk_all(ctx);
+
+    for (guint i = 0; i < all->len; i++) {
+        if (!blk_claim(g_ptr_array_index(all, i), "migration", errp)) {
+            while (i-- > 0) {
+                blk_release(g_ptr_array_index(all, i));
+            }
+            return false;
+        }
+    }
+    return true;
+}
+
+void emu_release_drives(BlockContext *ctx)
+{
+    g_autoptr(GPtrArray) all = blk_all(ctx);
+
+    for (guint i = 0; i < all->len; i++) {
+        blk_release(g_ptr_array_index(all, i));
+    }
+}
+
 bool emu_inactivate_drives(BlockContext *ctx, GError **errp)
 {
     g_autoptr(GPtrArray) all = blk_all(ctx);

@@ -187,6 +187,28 @@ bool emu_vm_describes_state(Emulator *emu, bool *described, GError **errp)
     return ok;
 }
 
+bool emu_vm_ram_block_name(Emulator *emu, const char *id, char name[256],
+                           GError **errp)
+{
+    g_autofree char *table = emu_hmp_call(emu, "info ramblock", errp);
+    g_autofree char *path = g_strconcat("/objects/", id, NULL);
+    g_auto(GStrv) lines = table ? g_strsplit(table, "\n", -1) : NULL;
+
+    for (size_t i = 0; lines && lines[i]; i++) {
+        char *word = g_strchug(lines[i]);
+
+        word[strcspn(word, " \t\r")] = '\0';
+        if (!strcmp(word, id) || !strcmp(word, path)) {
+            g_strlcpy(name, word, 256);
+            return true;
+        }
+    }
+    if (table) {
+        error_set(errp, "QEMU has no RAM block of memory backend '%s'", id);
+    }
+    return false;
+}
+
 static bool call(Emulator *emu, const char *command, json_object *args,
                  bool hidden, GError **errp)
 {

@@ -43,12 +43,11 @@ static bool make_loader(Incoming *in, GError **errp)
 
     for (size_t i = 0; i < n; i++) {
         const GuestRamBlock *b = guest_ram_block(ram, i);
-        const EmuRam *plan = g_ptr_array_index(in->m->cfg.cl->ram, i);
 
-        /* QEMU 7.2 names a file or memfd backend of the user's by its path in
-         * the object tree */
-        g_snprintf(blocks[i].idstr, sizeof(blocks[i].idstr), "%s%s",
-                   plan->option < 0 ? "" : "/objects/", b->id);
+        if (!emu_vm_ram_block_name(in->m->cfg.emu, b->id, blocks[i].idstr,
+                                   errp)) {
+            return false;
+        }
         blocks[i].length = b->length;
         blocks[i].host = b->host;
     }

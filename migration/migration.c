@@ -348,6 +348,7 @@ bool migration_take_back_drives(MigrationManager *m, GError **errp)
         pthread_mutex_lock(&m->lock);
         m->drives_away = false;
         pthread_mutex_unlock(&m->lock);
+        emu_release_drives(m->cfg.block);
     }
     return true;
 }

@@ -39,6 +39,7 @@ typedef struct {
     RamSaver *saver;
     unsigned params_serial;
     MigrationParameters params;
+    bool claimed;      /* the drives are ours */
     bool stopped;      /* we stopped the guest */
     bool drives_away;
     gint64 window_start;
@@ -428,6 +429,7 @@ static void undo(Outgoing *o, GError *error)
 {
     MigrationManager *m = o->m;
     g_autoptr(GError) more = NULL;
+    bool away;
 
     migration_channel_close(m->channel, true, NULL);
     if (o->drives_away && !emu_activate_drives(m->cfg.cl, m->cfg.block, &more)) {
@@ -437,6 +439,12 @@ static void undo(Outgoing *o, GError *error)
     } else if (o->stopped) {
         forget_kept(m);
         emu_vm_cont(m->cfg.emu, false, &more);
+    }
+    pthread_mutex_lock(&m->lock);
+    away = m->drives_away;
+    pthread_mutex_unlock(&m->lock);
+    if (o->claimed && !away) {
+        emu_release_drives(m->cfg.block);
     }
     if (more && error) {
         char *both = g_strdup_printf("%s; and the guest stays stopped: %s",
@@ -449,10 +457,27 @@ static void undo(Outgoing *o, GError *error)
 
 /* ---- the thread ------------------------------------------------------------------ */
 
+/* They still are if the last migration took them away. */
+static bool claim_drives(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+
+    pthread_mutex_lock(&m->lock);
+    o->claimed = m->drives_away;
+    pthread_mutex_unlock(&m->lock);
+    if (!o->claimed) {
+        o->claimed = emu_claim_drives(m->cfg.block, errp);
+    }
+    return o->claimed;
+}
+
 static bool migrate(Outgoing *o, GError **errp)
 {
     MigrationManager *m = o->m;
 
+    if (!claim_drives(o, errp)) {
+        return false;
+    }
     o->f = migration_channel_open(m->channel, false, errp);
     if (!o->f || !first_look(o, errp) || !find_blocks(o, errp) ||
         !make_saver(o, errp) || !send_setup(o, errp)) {

@@ -20,6 +20,11 @@ bool emu_open_drives(EmuCmdline *cl, BlockContext *ctx, GError **errp);
 bool emu_export_drives(const EmuCmdline *cl, BlockContext *ctx, NbdServer *nbd,
                        GError **errp);
 
+/* For as long as a migration goes on, and while the images are away: nobody else
+ * has any drive.  False, with none claimed, if somebody has. */
+bool emu_claim_drives(BlockContext *ctx, GError **errp);
+void emu_release_drives(BlockContext *ctx);
+
 /*
  * The hand-over of images between two hosts.  Inactivate: flush and close every
  * image (I/O gives -ENOMEDIUM meanwhile); activate: open those that are closed,

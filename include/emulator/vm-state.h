@@ -27,6 +27,11 @@ char *emu_vm_machine(Emulator *emu, GError **errp);
 /* Does this machine type end its migration stream with a description? */
 bool emu_vm_describes_state(Emulator *emu, bool *described, GError **errp);
 
+/* How QEMU calls the RAMBlock of memory backend @id: older machine types name
+ * it by its path. */
+bool emu_vm_ram_block_name(Emulator *emu, const char *id, char name[256],
+                           GError **errp);
+
 /* Stop the guest; disk requests in flight have ended when it returns.
  * @hidden: nobody sees the STOP; then emu_vm_cont must be hidden too. */
 bool emu_vm_stop(Emulator *emu, bool hidden, GError **errp);

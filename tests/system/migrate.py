@@ -7,9 +7,9 @@ memory: over each transport, to and from a plain QEMU."""
 import os
 import socket
 
-from lib.migration import (arrived, ended, go_on, migrate, same_ram, source, still_runs,
-                           twin)
-from lib.tap import contains, equal, main, test
+from lib.migration import (arrived, ended, go_on, migrate, same_ram, source, status,
+                           still_runs, twin)
+from lib.tap import contains, equal, main, test, wait_for
 
 LONG = bool(os.environ.get("SIDECAR_TEST_LONG"))
 
@@ -148,6 +148,190 @@ def to_and_fro(t):
         vm = dst
     checked(vm)
     vm.quit()
+
+
+
+def slow_rounds(src, uri, count):
+    """Starts a migration that cannot converge, and waits for a round."""
+    src.qmp("migrate-set-parameters", downtime_limit=0)
+    src.qmp("migrate_set_speed", value=60 << 20)
+    src.qmp("migrate", uri=uri)
+    wait_round(src, 2)
+    src.qmp("migrate_set_speed", value=5 << 20)  # the guest writes faster
+    wait_round(src, count)
+
+
+def wait_round(src, count):
+    def look():
+        info = src.qmp("query-migrate")
+        equal(info["status"] in ("setup", "active"), True, str(info))
+        return info.get("ram", {}).get("dirty-sync-count", 0) >= count
+    wait_for(look, f"round {count}")
+
+
+@test(limit=300)
+def let_through_after_not_converging(t):
+    """The guest writes more than is sent, for a while; then a longer downtime
+    is allowed.  Stock QEMU 7.2 under TCG loses pages here."""
+    for i in range(20 if LONG else 1):
+        src = busy_source(t, kind="full", mib=8, name=f"src{i}")
+        path = t.path(f"{i}.sock")
+        dst = twin(t, src, "unix:" + path, name=f"dst{i}", sidecar=False)
+        slow_rounds(src, "unix:" + path, 7)
+        stall = wait_for(lambda: src.qmp("query-migrate").get("stall"), "the reason in words")
+        for word in ("not converging", "XBZRLE", "downtime-limit"):
+            contains(stall, word)
+        contains(src.hmp("info migrate"), "not converging")
+        src.qmp("migrate_set_downtime", value=30)
+        ended(src)
+        arrived(dst)
+        same_ram(src, dst)
+        go_on(src, dst)
+        checked(dst)
+        src.quit()
+        dst.quit()
+
+
+@test
+def memory_that_the_balloon_took_and_gave_back(t):
+    balloon = ["-device", "virtio-balloon-pci,id=balloon0"]
+    src = busy_source(t, options=balloon, kernel_line="modules=balloon")
+    path = t.path("migrate.sock")
+    dst = twin(t, src, "unix:" + path)
+    src.guest.run("dd if=/dev/urandom of=/tmp/fill bs=1M count=24")
+    slow_rounds(src, "unix:" + path, 3)
+    src.guest.run("rm /tmp/fill")
+    small = (128 - 30) << 20
+    src.qmp("balloon", value=small)
+    wait_for(lambda: src.qmp("query-balloon")["actual"] == small, "the balloon")
+    wait_round(src, src.qmp("query-migrate")["ram"]["dirty-sync-count"] + 1)
+    src.qmp("balloon", value=128 << 20)
+    wait_for(lambda: src.qmp("query-balloon")["actual"] == 128 << 20, "its memory back")
+    src.guest.start("again", "memory", 16, 9, "full")
+    src.guest.wait("again", 16 * 256)
+    src.qmp("migrate_set_downtime", value=30)
+    ended(src)
+    arrived(dst)
+    same_ram(src, dst)
+    go_on(src, dst)
+    dst.guest.stop("again")
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test
+def memory_backends_of_the_users(t):
+    """Two NUMA nodes, a file and an anonymous one, both shared."""
+    ram = t.path("ram")
+    options = ["-object", f"memory-backend-file,id=m0,size=64M,mem-path={ram},share=on",
+               "-object", "memory-backend-memfd,id=m1,size=64M,share=on",
+               "-numa", "node,memdev=m0", "-numa", "node,memdev=m1"]
+    src = busy_source(t, options=options)
+    path = t.path("migrate.sock")
+    # the same file for both would be the same memory
+    dst = twin(t, src, "unix:" + path,
+               options=[x.replace(ram, t.path("ram2")) for x in options])
+    migrate(src, dst, "unix:" + path)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test
+def private_memory_stays_and_says_so(t):
+    for i, changes in enumerate((
+            {"options": ["-object", "memory-backend-ram,id=m,size=128M",
+                         "-numa", "node,memdev=m"]},
+            {"sidecar_options": ["--private-ram"]})):
+        vm = source(t, guest=False, name=f"vm{i}", **changes)
+        error = vm.qmp.error("migrate", uri="exec:cat > /dev/null")
+        contains(error.desc, "off")
+        equal(status(vm), "none")
+        vm.quit()
+
+
+@test
+def nobody_sees_the_first_look(t):
+    """No STOP and RESUME from it; the end's STOP is seen, and MIGRATION."""
+    src = busy_source(t)
+    watcher = src.new_qmp()
+    src.qmp("migrate_set_speed", value=1 << 20)
+    src.qmp("migrate", uri="exec:cat > /dev/null")
+    wait_for(lambda: status(src) == "active", "the rounds")
+    contains(src.qmp.error("migrate", uri="exec:cat > /dev/null").desc, "in progress")
+    src.qmp("migrate_cancel")
+    ended(src, "cancelled")
+    src.qmp("migrate_cancel")  # nothing to cancel: fine
+    src.qmp("migrate_set_speed", value=0)
+    src.qmp("migrate", uri="exec:cat > /dev/null")
+    ended(src)
+    src.qmp("cont")
+    names = []
+    while not names or names[-1] != "RESUME":
+        event = watcher.wait_event("STOP", "RESUME", "MIGRATION")
+        names.append(event["data"]["status"] if event["event"] == "MIGRATION" else event["event"])
+    equal(names, ["setup", "active", "cancelling", "cancelled",
+                  "setup", "active", "STOP", "device", "completed", "RESUME"], "events")
+    still_runs(src)
+    src.quit()
+
+
+@test
+def as_a_human_does_it(t):
+    src = busy_source(t)
+    path = t.path("migrate.sock")
+    dst = twin(t, src, "unix:" + path)
+    equal(src.hmp("migrate_set_speed 200m"), "")
+    equal(src.hmp("migrate_set_downtime 1"), "")
+    equal(src.hmp("migrate_set_cachesize 32m"), "")
+    contains(src.hmp("info migrate_cache_size"), "32768 kbytes")
+    contains(src.hmp("migrate nonsense:x"), "nonsense")
+    contains(src.hmp("migrate -b exec:cat"), "not supported")
+    contains(src.hmp("migrate unix:" + t.path("nobody")), "nobody")
+    equal(src.hmp(f"migrate -x unix:{path}"), "")  # waits
+    equal(status(src), "completed")
+    arrived(dst)
+    same_ram(src, dst)
+    go_on(src, dst)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test
+def a_paused_guest_arrives_paused(t):
+    src = busy_source(t)
+    src.qmp("stop")
+    path = t.path("migrate.sock")
+    dst = twin(t, src, "unix:" + path)
+    src.qmp("migrate", uri="unix:" + path)
+    ended(src)
+    arrived(dst)
+    equal(dst.qmp("query-status")["status"], "paused")
+    same_ram(src, dst)
+    go_on(src, dst)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test
+def a_backup_goes_before_a_migration(t):
+    """While a drive is being backed up it cannot be handed over: one of the
+    two says so and the guest runs on."""
+    src = busy_source(t, sizes=[4 << 20])
+    with open(src.images[0], "r+b") as f:
+        f.write(os.urandom(4 << 20))
+    src.qmp("backup", backup_file=t.path("a.vma"), speed=100000)
+    src.qmp("migrate", uri="exec:cat > /dev/null")
+    info = ended(src, "failed")
+    contains(info["error-desc"], "drive0")
+    still_runs(src)
+    src.qmp("backup-cancel")
+    src.qmp("migrate", uri="exec:cat > /dev/null")
+    ended(src)
+    src.quit()
 
 
 main()
