@@ -297,11 +297,12 @@ static bool sync_outputs(Extract *x, GError **errp)
 
 /* ---- the whole ----------------------------------------------------------- */
 
+/* Scripts that use a map file read the list on stdout and nothing else. */
 static void print_summary(const Extract *x, uint64_t zero_bytes)
 {
+    g_autofree char *text = vma_coverage_text(x->reader);
     VmaReaderStats st;
     uint64_t total;
-    g_autofree char *text = vma_coverage_text(x->reader);
 
     vma_reader_stats(x->reader, &st);
     total = st.data_bytes + zero_bytes;
@@ -309,7 +310,9 @@ static void print_summary(const Extract *x, uint64_t zero_bytes)
         fprintf(stderr, "total bytes read %" PRIu64 ", sparse bytes %" PRIu64
                 " (%.3g%%)\n", total, zero_bytes,
                 total ? zero_bytes * 100.0 / total : 0);
-        fprintf(stderr, "%s: %s\n", x->archive, text);
+    }
+    if (!x->map || x->verbose) {
+        fprintf(x->map ? stderr : stdout, "%s: extracted: %s\n", x->archive, text);
     }
 }
 

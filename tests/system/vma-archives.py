@@ -221,9 +221,37 @@ def verify_says_what_was_covered(t):
     contains(vma(t, "verify", t.path("x.vma"))[0].decode(), "all checked by checksums")
     vma(t, "create", t.path("y.vma"), "--no-digest", f"d={a}")
     contains(vma(t, "verify", t.path("y.vma"))[0].decode(), "without checksums")
-    _, err = vma(t, "extract", "-v", t.path("y.vma"), t.path("out"))
-    contains(err, "without checksums")
+    out, err = vma(t, "extract", "-v", t.path("y.vma"), t.path("out"))
+    contains(out.decode(), "without checksums")
     contains(err, "progress 100% (read ")
+
+
+@test
+def images_of_other_formats(t):
+    """qcow2 with a backing file into an archive, out of it into qcow2; qemu-img
+    says whether it is the same."""
+    raw = make_image(t, "base.raw", 60 * CLUSTER, 1)
+    top = t.path("top.qcow2")
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", raw, "-F", "raw", top)
+    t.run("qemu-io", "-f", "qcow2", "-c", "write -P 7 1000k 100k", "-c", "write -z 2M 300k",
+          "-c", "discard 3M 64k", top)
+    flat = t.path("flat.raw")
+    t.run("qemu-img", "convert", "-O", "raw", top, flat)
+    write(t.path("qemu-server.conf"), b"conf")
+    for name in (f"format=qcow2:d={top}", f"d={top}"):  # told, and looked at
+        arc = t.path("x.vma")
+        vma(t, "create", arc, "-c", t.path("qemu-server.conf"), name)
+        equal(Archive(arc).by_name("d") == read(flat), True)
+        for zeros, filled in ((1, True), (0, False)):
+            out = t.path("out.qcow2")
+            t.run("qemu-img", "create", "-q", "-f", "qcow2", out, str(60 * CLUSTER))
+            if filled:
+                t.run("qemu-io", "-f", "qcow2", "-c", f"write -P 238 0 {60 * CLUSTER}", out)
+            extract_with_map(t, arc, f"format=qcow2:{zeros}:d={out}\n")
+            t.run("qemu-img", "compare", "-f", "qcow2", "-F", "raw", out, flat)
+            t.run("qemu-img", "check", "-q", out)
+            t.run("rm", "-r", t.path("out"), out)
+        os.unlink(arc)
 
 
 # ---- what other tools write ------------------------------------------------
