@@ -298,7 +298,7 @@ static bool sync_outputs(Extract *x, GError **errp)
 /* ---- the whole ----------------------------------------------------------- */
 
 /* Scripts that use a map file read the list on stdout and nothing else. */
-static void print_summary(const Extract *x, uint64_t zero_bytes)
+static void print_summary(const Extract *x, const char *archive, uint64_t zero_bytes)
 {
     g_autofree char *text = vma_coverage_text(x->reader);
     VmaReaderStats st;
@@ -312,7 +312,7 @@ static void print_summary(const Extract *x, uint64_t zero_bytes)
                 total ? zero_bytes * 100.0 / total : 0);
     }
     if (!x->map || x->verbose) {
-        fprintf(x->map ? stderr : stdout, "%s: extracted: %s\n", x->archive, text);
+        fprintf(x->map ? stderr : stdout, "%s: extracted: %s\n", archive, text);
     }
 }
 
@@ -331,7 +331,7 @@ static bool extract_data(Extract *x, VmaSource *source, GError **errp)
         !extract_dir_commit(&x->dir, x->sync, errp)) {
         return false;
     }
-    print_summary(x, zero_bytes);
+    print_summary(x, vma_source_name(source), zero_bytes);
     return true;
 }
 
