@@ -8,8 +8,8 @@
 #include "monitor-internal.h"
 #include "qapi/qapi-commands.h"
 #include "qapi/qapi-introspect.h"
+#include "qmp-schema.h"
 #include "util/error.h"
-#include <string.h>
 
 /* QEMU's answer to a query without arguments: an array, perhaps empty. */
 static json_object *emulator_list(Monitor *mon, const char *command, GError **errp)
@@ -28,20 +28,13 @@ static json_object *emulator_list(Monitor *mon, const char *command, GError **er
     return list;
 }
 
-static const char *name_of(json_object *entry)
-{
-    const char *name = json_object_get_string(json_object_object_get(entry, "name"));
-
-    return name ? name : "";
-}
-
 /* The names of the entries; borrowed from @list. */
 static GHashTable *names_of(json_object *list)
 {
     GHashTable *names = g_hash_table_new(g_str_hash, g_str_equal);
 
     for (size_t i = 0; i < json_object_array_length(list); i++) {
-        g_hash_table_add(names, (char *)name_of(json_object_array_get_idx(list, i)));
+        g_hash_table_add(names, (char *)qmp_entry_name(json_object_array_get_idx(list, i)));
     }
     return names;
 }
@@ -70,21 +63,6 @@ json_object *qmp_query_commands(Monitor *mon, GError **errp)
 
 /* ---- query-qmp-schema ------------------------------------------------------ */
 
-/* Those of @from whose name is not in @but. */
-static void append_entries(json_object *to, json_object *from, GHashTable *but)
-{
-    for (size_t i = 0; i < json_object_array_length(from); i++) {
-        json_object *entry = json_object_array_get_idx(from, i);
-
-        if (!g_hash_table_contains(but, name_of(entry))) {
-            json_object_array_add(to, json_object_get(entry));
-        }
-    }
-}
-
-/* Names of types are numbers in QEMU's list and s0, s1, … in ours; builtin types
- * are the same in both.  So an equal name means the same type, or a command or
- * event of which ours replaces QEMU's. */
 json_object *qmp_query_qmp_schema(Monitor *mon, GError **errp)
 {
     json_object *theirs = emulator_list(mon, "query-qmp-schema", errp);
@@ -94,14 +72,7 @@ json_object *qmp_query_qmp_schema(Monitor *mon, GError **errp)
         return NULL;
     }
     ours = json_tokener_parse(qmp_schema_json);
-    merged = json_object_new_array();
-    {
-        g_autoptr(GHashTable) names = names_of(ours);
-        g_autoptr(GHashTable) none = g_hash_table_new(g_str_hash, g_str_equal);
-
-        append_entries(merged, ours, none);
-        append_entries(merged, theirs, names);
-    }
+    merged = qmp_schema_merge(ours, theirs);
     json_object_put(ours);
     json_object_put(theirs);
     return merged;

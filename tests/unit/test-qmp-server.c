@@ -905,11 +905,19 @@ static void test_query_schema(void)
     fake_answer(&f.fake, "query-qmp-schema", "null",
                 "{\"return\": [{\"name\": \"backup\", \"meta-type\": \"theirs\"}, "
                 "{\"name\": \"str\", \"meta-type\": \"theirs\"}, "
-                "{\"name\": \"0\", \"meta-type\": \"theirs\"}]}");
+                "{\"name\": \"E\", \"meta-type\": \"event\", \"arg-type\": \"0\"}, "
+                "{\"name\": \"0\", \"meta-type\": \"theirs\", \"members\": [{\"type\": \"[1]\"}], "
+                "\"variants\": [{\"case\": \"x\", \"type\": \"2\"}]}, "
+                "{\"name\": \"[1]\", \"element-type\": \"1\"}, {\"name\": \"1\"}, "
+                "{\"name\": \"2\", \"members\": [{\"type\": \"0\"}]}, {\"name\": \"3\"}]}");
     line = peer_line(&f.a);
+    g_assert_null(strstr(line, "{\"name\": \"str\", \"meta-type\": \"theirs\"}"));
+    g_assert_true(g_str_has_suffix(line, "{\"name\": \"[1]\", \"element-type\": \"1\"}, "
+                                         "{\"name\": \"1\"}, {\"name\": \"2\", \"members\": "
+                                         "[{\"type\": \"0\"}]}]}")); /* but not 3 */
     g_assert_null(strstr(line, "{\"name\": \"backup\", \"meta-type\": \"theirs\"}"));
     g_assert_nonnull(strstr(line, "{\"name\": \"backup\", \"ret-type\": \"str\""));
-    g_assert_nonnull(strstr(line, "{\"name\": \"0\", \"meta-type\": \"theirs\"}"));
+    g_assert_nonnull(strstr(line, "{\"name\": \"0\", \"meta-type\": \"theirs\", "));
 
     peer_send(&f.a, "{'execute':'query-qmp-schema'}");
     fake_answer(&f.fake, "query-qmp-schema", "null", "{\"return\": 3}");
