@@ -414,12 +414,18 @@ void nbd_conn_event(NbdConn *conn, NbdBuffer **buffer)
 
     g_return_if_fail(NBD_ROLE_OF(role) == NBD_ROLE_ARMED);
     g_atomic_int_set(&conn->role, NBD_ROLE(conn->serial, NBD_ROLE_OWNED));
-    if (g_atomic_int_get(&conn->closing)) {
-        take_down(conn);
-    } else if (!conn->transmission) {
-        handshake(conn);
+    if (!conn->transmission) {
+        if (g_atomic_int_get(&conn->closing)) {
+            take_down(conn);
+        } else {
+            handshake(conn);
+        }
     } else if (nbd_token_take(conn)) {
-        serve(conn, buffer);
+        if (g_atomic_int_get(&conn->closing)) {
+            take_down(conn);
+        } else {
+            serve(conn, buffer);
+        }
         nbd_token_release(conn);
     }
 }

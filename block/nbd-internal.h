@@ -144,6 +144,7 @@ struct NbdConn {
     GList waiting_link; /* in waiting, if role is WAITING */
     bool down;          /* its owner has taken it down; requests may still run */
     unsigned running;
+    bool granted;    /* has a token that its next owner takes over */
     gint64 deadline; /* monotonic µs; 0: none */
     gint watched;    /* role at the last look of the watch */
 };
@@ -199,7 +200,9 @@ bool nbd_token_take(NbdConn *conn);
 void nbd_token_release(NbdConn *conn);
 /* No time to wait with one in hand. */
 bool nbd_tokens_scarce(NbdServer *srv);
-/* Let a waiting connection try again whatever the tokens.  Lock held. */
+/* Give tokens to those in the queue who may have one now.  Lock held. */
+void nbd_tokens_grant_locked(NbdServer *srv);
+/* Take a connection from the queue, if it is there.  Lock held. */
 void nbd_unpark_locked(NbdConn *conn);
 /* Make sure that a long request does not keep the role for ever. */
 void nbd_watch_start(NbdServer *srv);

@@ -153,6 +153,7 @@ bool nbd_server_add(NbdServer *srv, const char *name, BlockBackend *blk,
         g_ptr_array_add(srv->exports, exp);
         srv->idle_exports++;
         add_tokens(srv, 1); /* the one that is reserved for it */
+        nbd_tokens_grant_locked(srv);
     }
     pthread_mutex_unlock(&srv->lock);
     if (!ok) {
@@ -185,6 +186,7 @@ void nbd_server_remove(NbdServer *srv, const char *name)
         srv->idle_exports -= exp->running == 0;
         add_tokens(srv, -1);
         close_clients(srv, exp, false);
+        nbd_tokens_grant_locked(srv);
     }
     pthread_mutex_unlock(&srv->lock);
     if (exp) {

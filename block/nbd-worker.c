@@ -17,8 +17,9 @@
  *  2. beside other exports, one gets no more than are left free: the first
  *     that is stuck holds at most half of all, the second half of the rest, …
  *
- * A connection that gets none waits in a queue and takes no worker.  Every
- * token that is given back lets the first who now may try again.
+ * A connection that gets none waits in a queue and takes no worker.  Whenever
+ * tokens or exports change, tokens are given to all in the queue who may now
+ * have one.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -100,24 +101,32 @@ static bool may_run(NbdConn *conn)
            (srv->exports->len == 1 || exp->running < left);
 }
 
-bool nbd_token_take(NbdConn *conn)
+static void take_token(NbdConn *conn)
 {
     NbdServer *srv = conn->srv;
     NbdExport *exp = conn->exp;
+
+    g_atomic_int_add(&srv->free, -1);
+    srv->idle_exports -= exp->running == 0 && !exp->removed;
+    exp->running++;
+    conn->running++;
+    g_atomic_int_inc(&conn->refs);
+}
+
+bool nbd_token_take(NbdConn *conn)
+{
+    NbdServer *srv = conn->srv;
     bool ok;
 
     pthread_mutex_lock(&srv->lock);
-    ok = may_run(conn);
-    if (ok) {
-        g_atomic_int_add(&srv->free, -1);
-        srv->idle_exports -= exp->running == 0 && !exp->removed;
-        exp->running++;
-        conn->running++;
-        g_atomic_int_inc(&conn->refs);
-    } else {
+    ok = conn->granted || may_run(conn);
+    if (!ok) {
         g_atomic_int_set(&conn->role, NBD_ROLE(conn->serial, NBD_ROLE_WAITING));
         g_queue_push_tail_link(&srv->waiting, &conn->waiting_link);
+    } else if (!conn->granted) {
+        take_token(conn);
     }
+    conn->granted = false;
     pthread_mutex_unlock(&srv->lock);
     return ok;
 }
@@ -130,12 +139,18 @@ void nbd_unpark_locked(NbdConn *conn)
     }
 }
 
-static void wake_next(NbdServer *srv)
+void nbd_tokens_grant_locked(NbdServer *srv)
 {
-    for (GList *l = srv->waiting.head; l; l = l->next) {
-        if (may_run(l->data)) {
-            nbd_unpark_locked(l->data);
-            return;
+    GList *next;
+
+    for (GList *l = srv->waiting.head; l; l = next) {
+        NbdConn *conn = l->data;
+
+        next = l->next;
+        if (may_run(conn)) {
+            take_token(conn);
+            conn->granted = true;
+            nbd_unpark_locked(conn);
         }
     }
 }
@@ -150,7 +165,7 @@ void nbd_token_release(NbdConn *conn)
     exp->running--;
     srv->idle_exports += exp->running == 0 && !exp->removed;
     g_atomic_int_inc(&srv->free);
-    wake_next(srv);
+    nbd_tokens_grant_locked(srv);
     pthread_mutex_unlock(&srv->lock);
     nbd_conn_unref(conn);
 }

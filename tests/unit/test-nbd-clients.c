@@ -205,6 +205,52 @@ static void test_late_worker(NbdFixture *f, gconstpointer data)
     nbd_client_close(c);
 }
 
+/* One token is given back and two connections may now run: one of the drive
+ * that is stuck, which takes what it gets for good, and one of the other. */
+static void test_two_waiting(NbdFixture *f, gconstpointer data)
+{
+    Holder h[2] = {
+        { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, true, 0 },
+        { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, true, 0 },
+    };
+    NbdClient *c[4];
+    uint8_t buf[512] = { 0 };
+    NbdReply r;
+
+    for (unsigned i = 0; i < 2; i++) {
+        put_hook(f, i, &h[i]);
+    }
+    for (unsigned i = 0; i < 4; i++) { /* a b a b */
+        c[i] = nbd_fixture_client(f, i % 2 ? "b" : "a", NBD_CLIENT_SIMPLE);
+    }
+    nbd_client_request(c[0], NBD_CMD_WRITE, 0, 0, 512, buf);
+    nbd_client_request(c[1], NBD_CMD_WRITE, 0, 0, 512, buf);
+    holder_wait(&h[0], 1);
+    holder_wait(&h[1], 1);
+    for (unsigned i = 2; i < 4; i++) {
+        nbd_client_request(c[i], NBD_CMD_WRITE, 0, 0, 512, buf);
+        WAIT_UNTIL(({
+            guint n;
+
+            pthread_mutex_lock(&f->srv->lock);
+            n = f->srv->waiting.length;
+            pthread_mutex_unlock(&f->srv->lock);
+            n == i - 1;
+        }));
+    }
+    holder_set(&h[1], false);
+    g_assert_true(nbd_client_reply(c[1], &r, NULL, 0, 0));
+    g_assert_true(nbd_client_reply(c[3], &r, NULL, 0, 0));
+    holder_set(&h[0], false);
+    g_assert_true(nbd_client_reply(c[0], &r, NULL, 0, 0));
+    g_assert_true(nbd_client_reply(c[2], &r, NULL, 0, 0));
+    for (unsigned i = 0; i < 4; i++) {
+        nbd_client_close(c[i]);
+    }
+    put_hook(f, 0, NULL);
+    put_hook(f, 1, NULL);
+}
+
 /* A drained drive with more requests than there are workers; the other drive
  * is served, with one worker in all as with many. */
 static void test_drained_drive(NbdFixture *f, gconstpointer data)
@@ -686,6 +732,7 @@ int main(int argc, char **argv)
     NBD_TEST("clients/connection-count", test_connection_count);
     NBD_TEST("clients/held-writes", test_held_writes);
     NBD_TEST("clients/late-worker", test_late_worker);
+    NBD_TEST_WORKERS("clients/two-waiting", 1, test_two_waiting);
     NBD_TEST("clients/drained-drive", test_drained_drive);
     NBD_TEST_WORKERS("clients/drained-drive", 1, test_drained_drive);
     NBD_TEST_WORKERS("clients/drained-drive", 256, test_drained_drive);
