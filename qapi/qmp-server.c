@@ -194,20 +194,16 @@ static void parse_some(QmpClient *client)
     }
 }
 
-/* Listen, or not, or say goodbye. */
+/* A paused chardev does not see the end of input either: so what was asked
+ * before it is still answered. */
 static void set_listening(QmpClient *client)
 {
-    bool done = client->parsed == client->input->len;
-
-    if (done) {
+    if (client->parsed == client->input->len) {
         g_byte_array_set_size(client->input, 0);
         client->parsed = 0;
     }
     if (client->common.client) {
         chardev_client_pause(client->common.client, !ready(client));
-        if (client->eof && done && !client->busy) {
-            chardev_client_close(client->common.client);
-        }
     }
 }
 
@@ -236,15 +232,6 @@ static void on_input(void *opaque, const char *buf, size_t len, const int *fds,
     monitor_receive_fds(&client->common, fds, n_fds);
     g_byte_array_append(client->input, (const guint8 *)buf, len);
     process(client);
-}
-
-/* What was asked before is still answered. */
-static bool on_eof(void *opaque)
-{
-    QmpClient *client = opaque;
-
-    client->eof = true;
-    return client->busy || client->parsed < client->input->len;
 }
 
 static void on_drained(void *opaque)
@@ -304,7 +291,6 @@ static const ChardevHandlers qmp_handlers = {
     .open = on_open,
     .input = on_input,
     .closed = on_closed,
-    .eof = on_eof,
     .drained = on_drained,
 };
 

@@ -23,7 +23,6 @@ typedef struct QmpClient {
     bool negotiated;
     bool busy;       /* a request is under way */
     bool processing; /* process() is on the stack */
-    bool eof;        /* the client sends no more */
     JsonReader *reader;
     GByteArray *input;
     size_t parsed;   /* bytes of input that are done with */
