@@ -255,6 +255,20 @@ static void measure(Outgoing *o)
     pthread_mutex_unlock(&m->lock);
 }
 
+/* So many bytes can be sent while the guest may be stopped. */
+static uint64_t may_be_left(Outgoing *o)
+{
+    MigrationManager *m = o->m;
+    uint64_t bytes;
+
+    pthread_mutex_lock(&m->lock);
+    bytes = (double)m->bandwidth * o->params.downtime_limit / 1000;
+    pthread_mutex_unlock(&m->lock);
+    return bytes;
+}
+
+/* Until nothing of the round is left, or so little that it pays to ask the log
+ * whether that could be the end: what is left stays marked. */
 static bool send_round(Outgoing *o, GError **errp)
 {
     const QemuStream *qs = &o->first->stream;
@@ -274,6 +288,7 @@ static bool send_round(Outgoing *o, GError **errp)
         if (!follow_parameters(o, errp)) {
             return false;
         }
+        more = more && ram_saver_pending(o->saver) > may_be_left(o);
     }
     return true;
 }
@@ -305,12 +320,11 @@ static char *describe_stall(const RamStats *st, const Outgoing *o,
 static bool fits(Outgoing *o)
 {
     MigrationManager *m = o->m;
-    uint64_t pending = ram_saver_pending(o->saver), fit;
+    uint64_t pending = ram_saver_pending(o->saver), fit = may_be_left(o);
     RamStats st;
 
     ram_saver_stats(o->saver, &st);
     pthread_mutex_lock(&m->lock);
-    fit = (double)m->bandwidth * o->params.downtime_limit / 1000;
     m->expected_downtime_ms = m->bandwidth ?
         (double)pending * 1000 / m->bandwidth : 0;
     g_clear_pointer(&m->stall, g_free);

@@ -35,6 +35,9 @@ TARGETS = [
     (r"^NBD export, qcow2", "≥", 0.9),
     (r"^NBD export.*(4 KiB random|1 MiB sequential)", "≥", 1.0),
     (r"^streaming", "≤", 1.3),
+    (r"^migration downtime", "≤", 0.5),
+    (r"^migration time: .*idle", "≤", 0.8),
+    (r"^migration (time|bytes)", "≤", 1.0),
     (r"^(live )?backup.*(guest|write)", "≥", 0.7),
 ]
 HEAD = ["what", "ours", "peer", "ratio", "target", "spread"]

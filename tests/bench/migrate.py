@@ -1,0 +1,114 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Live migration on one machine, ours against the stock QEMU's, in turns: the same
+guest under the same load with the same limits, into a plain QEMU in both cases.
+
+    migrate.py [--runs N] [--patience S] [--only WORDS] [--quick]
+
+Rows: migration time, downtime and bytes sent, for a small and a larger writer at
+32 MiB/s, with and without XBZRLE, and the time for an idle guest without limit.
+A migration that has not converged after the patience is let through with a longer
+downtime; then its downtime says little.  Less is better in every row.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+
+TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(TREE, "tests", "system"))
+
+from lib.migration import arrived, ended, source, status, twin  # noqa: E402
+from lib.tap import Case  # noqa: E402
+
+LIMIT = 32 << 20
+LOADS = [  # name, guest's job, its memory
+    ("16 MiB, a byte in every KiB", ("memory", 16, 1, "inc"), 128),
+    ("128 MiB, 64 bytes in 20 % of the pages", ("memory", 128, 1, "patch"), 256),
+]
+FIGURES = [  # name, from query-migrate, unit
+    ("time", lambda info: info["total-time"], "ms"),
+    ("downtime", lambda info: max(info["downtime"], 1), "ms"),
+    ("bytes", lambda info: info["ram"]["transferred"] / (1 << 20), "MiB"),
+]
+
+
+def parameters(vm, xbzrle, limit, downtime):
+    vm.qmp("migrate-set-capabilities", capabilities=[{"capability": "xbzrle", "state": xbzrle}])
+    vm.qmp("migrate-set-parameters", max_bandwidth=limit, downtime_limit=downtime)
+
+
+def one(load, sidecar, xbzrle, patience):
+    """One migration; query-migrate's answer and whether it converged."""
+    _, job, memory = load
+    case = Case("bench")
+    try:
+        src = source(case, memory=memory, sidecar=sidecar)
+        if job:
+            src.guest.start("job", *job)
+            src.guest.wait("job", 1000)
+        path = case.path("s")
+        dst = twin(case, src, "unix:" + path, sidecar=False)
+        parameters(src, xbzrle, LIMIT if job else 0, 300)
+        start = time.monotonic()
+        src.qmp("migrate", uri="unix:" + path)
+        converged = True
+        while status(src) not in ("completed", "failed"):
+            if converged and time.monotonic() - start > patience:
+                converged = False
+                src.qmp("migrate-set-parameters", downtime_limit=30000)
+            time.sleep(0.01)
+        info = ended(src)
+        arrived(dst)
+        src.end()
+        dst.end()
+        return info, converged
+    finally:
+        case.close()
+
+
+def spread(values):
+    middle = statistics.median(values)
+    return (max(values) - min(values)) / middle * 100 if middle else 0
+
+
+def rows(load, xbzrle, figures, args):
+    results = {True: [], False: []}
+    converged = {True: True, False: True}
+    for _ in range(args.runs):
+        for sidecar in (True, False):
+            info, done = one(load, sidecar, xbzrle, args.patience)
+            results[sidecar].append(info)
+            converged[sidecar] &= done
+    for name, get, unit in figures:
+        ours, peer = ([get(i) for i in results[s]] for s in (True, False))
+        a, b = statistics.median(ours), statistics.median(peer)
+        def cell(value, ok):
+            return f"{value:.0f} {unit}" + ("" if ok else " (let through)")
+        what = f"migration {name}: {load[0]}" + (", XBZRLE" if xbzrle else "")
+        print(f"| {what} | {cell(a, converged[True])} | {cell(b, converged[False])} | "
+              f"{a / b if b else 0:.2f} | {spread(ours):.0f} %, {spread(peer):.0f} % |",
+              flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--patience", type=float, default=15)
+    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    if args.quick:
+        args.runs, args.patience = 1, 4
+    for load in LOADS:
+        for xbzrle in (False, True):
+            if all(w in load[0] + (", XBZRLE" if xbzrle else "") for w in args.only):
+                rows(load, xbzrle, FIGURES, args)
+    idle = ("2 GiB idle guest, no limit", None, 256 if args.quick else 2048)
+    if all(w in idle[0] for w in args.only):
+        rows(idle, False, FIGURES[:1], args)
+
+
+main()
