@@ -40,7 +40,9 @@ static inline ssize_t sample_read(void *opaque, void *buf, size_t len,
     size_t n = MIN(len, sf->bytes->len - sf->at);
 
     n = sf->step ? MIN(n, sf->step) : n;
-    memcpy(buf, sf->bytes->data + sf->at, n);
+    if (n) {
+        memcpy(buf, sf->bytes->data + sf->at, n);
+    }
     sf->at += n;
     return (ssize_t)n;
 }
