@@ -391,6 +391,7 @@ static void serve(NbdConn *conn, NbdBuffer **buffer)
 
     resume_payload(conn, buffer);
     while (next_request(conn, buffer, wait, &job)) {
+        (*buffer)->large |= job.req.length > NBD_BUFFER_KEEP;
         if (should_hand_on(conn, &job.req)) {
             nbd_conn_arm(conn);
             nbd_run(conn, &job, (*buffer)->data);

@@ -37,6 +37,10 @@
 #define NBD_BUFFER_SIZE (2U * 1024 * 1024)
 /* What one receive may bring beyond the request that was asked for. */
 #define NBD_STASH_SIZE (64U * 1024)
+/* A buffer that was used for more than this is given back to the system, but
+ * for the address, when its worker has been idle for a while. */
+#define NBD_BUFFER_KEEP (128U * 1024)
+#define NBD_BUFFER_IDLE_MS 10000
 #define NBD_MAX_CONNECTIONS 256
 /* Requests of one connection that run at once; QEMU sends at most 16. */
 #define NBD_MAX_RUNNING 64
@@ -83,9 +87,10 @@ struct NbdExport {
     unsigned connections; /* in transmission phase, not taken down */
 };
 
-/* A page-aligned buffer. */
+/* A page-aligned buffer, of its worker. */
 typedef struct NbdBuffer {
     uint8_t *data; /* NBD_BUFFER_SIZE */
+    bool large;    /* much of it has been used */
     struct NbdBuffer *next;
 } NbdBuffer;
 

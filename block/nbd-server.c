@@ -283,7 +283,7 @@ static int bind_socket(const char *path, GError **errp)
         unlink(path);
         ret = bind(fd, (struct sockaddr *)&addr, len);
     }
-    if (ret < 0 || listen(fd, 64) < 0) {
+    if (ret < 0 || listen(fd, NBD_MAX_CONNECTIONS) < 0) {
         error_set_errno(errp, errno, "NBD socket '%s'", path);
         close(fd);
         return -1;

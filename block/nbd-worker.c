@@ -55,7 +55,7 @@ NbdBuffer *nbd_buffer_get(NbdServer *srv)
         if (p == MAP_FAILED) {
             return NULL;
         }
-        b = g_new(NbdBuffer, 1);
+        b = g_new0(NbdBuffer, 1);
         b->data = p;
     }
     return b;
@@ -67,6 +67,12 @@ void nbd_buffer_put(NbdServer *srv, NbdBuffer *buffer)
     buffer->next = srv->buffers;
     srv->buffers = buffer;
     pthread_mutex_unlock(&srv->lock);
+}
+
+static void buffer_shrink(NbdBuffer *buffer)
+{
+    madvise(buffer->data, NBD_BUFFER_SIZE, MADV_DONTNEED);
+    buffer->large = false;
 }
 
 static void buffers_free(NbdServer *srv)
@@ -340,14 +346,17 @@ static void handle(NbdServer *srv, NbdEvent *event, NbdBuffer **buffer)
     }
 }
 
-static NbdEvent *wait_event(NbdServer *srv)
+static NbdEvent *wait_event(NbdServer *srv, NbdBuffer *buffer)
 {
     struct epoll_event ev;
     int n;
 
     g_atomic_int_inc(&srv->idle);
     do {
-        n = epoll_wait(srv->epfd, &ev, 1, -1);
+        n = epoll_wait(srv->epfd, &ev, 1, buffer->large ? NBD_BUFFER_IDLE_MS : -1);
+        if (n == 0) {
+            buffer_shrink(buffer);
+        }
     } while (n <= 0);
     if (g_atomic_int_dec_and_test(&srv->idle)) {
         add_worker_if_needed(srv);
@@ -367,7 +376,7 @@ static gpointer worker_main(gpointer opaque)
     if (!buffer) {
         return NULL;
     }
-    while ((event = wait_event(srv))->kind != NBD_EVENT_STOP) {
+    while ((event = wait_event(srv, buffer))->kind != NBD_EVENT_STOP) {
         handle(srv, event, &buffer);
     }
     nbd_buffer_put(srv, buffer);

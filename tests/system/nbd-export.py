@@ -11,12 +11,13 @@ import os
 import random
 import shutil
 import subprocess
+import time
 
 from lib.guest import disk_usage, make_image
 from lib.nbdserver import (ABORT, ERR, EXPORT_NAME, GO, INFO, LIST, READ, STARTTLS,
                            STRUCTURED, WRITE, NbdServer, Raw)
 from lib.qmp import QMP
-from lib.tap import SOON, contains, equal, main, test
+from lib.tap import SOON, contains, equal, main, test, wait_for
 
 MiB = 1 << 20
 
@@ -556,7 +557,7 @@ def random_bytes_in_either_phase_harm_nobody(t):
 def clients_that_stay_silent_cost_no_thread(t):
     server = NbdServer(t, "-f", "raw", make_image(t.path("i"), MiB))
     good = Raw(t, server).hello().go(b"disk")
-    crowd = [Raw(t, server) for _ in range(60)]
+    crowd = [Raw(t, server) for _ in range(200)]
     for n, raw in enumerate(crowd):
         if n % 3 == 1:
             raw.hello()
@@ -566,8 +567,34 @@ def clients_that_stay_silent_cost_no_thread(t):
         good.request(READ, 0, 512, cookie=n)
         equal(good.answer(512)[1], n)
     # Some threads come when many connect at once; not one for each.
-    if server.threads() > 30:
+    if server.threads() > 100:
         raise AssertionError(f"{server.threads()} threads")
+    server.stop()
+
+
+def switches(server):
+    """How often its threads have gone to sleep or been sent to."""
+    total = 0
+    for task in os.listdir(f"/proc/{server.process.pid}/task"):
+        with open(f"/proc/{server.process.pid}/task/{task}/status", encoding="ascii") as f:
+            total += sum(int(line.split()[1]) for line in f if "ctxt_switches" in line)
+    return total
+
+
+@test
+def a_server_with_idle_clients_sleeps(t):
+    server = NbdServer(t, "-f", "raw", make_image(t.path("i"), MiB))
+    clients = [Raw(t, server).hello().go(b"disk") for _ in range(10)]
+    for raw in clients:
+        for n in range(20):
+            raw.request(READ, 0, 512, cookie=n)
+            raw.answer(512)
+
+    def asleep():
+        before = switches(server)
+        time.sleep(0.5)  # of silence
+        return switches(server) == before
+    wait_for(asleep, "the server to fall asleep")
     server.stop()
 
 
