@@ -57,10 +57,15 @@ def over_tcp_with_xbzrle(t):
         port = s.getsockname()[1]
     dst = twin(t, src, f"tcp:127.0.0.1:{port}")
     src.qmp("migrate-set-capabilities", capabilities=[{"capability": "xbzrle", "state": True}])
-    src.qmp("migrate_set_speed", value=24 << 20)  # a few rounds
+    src.qmp("migrate-set-parameters", downtime_limit=0)  # rounds without end
+    src.qmp("migrate", uri=f"tcp:127.0.0.1:{port}")
+    wait_for(lambda: src.qmp("query-migrate").get("xbzrle-cache", {}).get("pages"),
+             "pages sent as differences")
     src.qmp("migrate-set-parameters", downtime_limit=1000)
-    info = migrate(src, dst, f"tcp:127.0.0.1:{port}")
-    equal(info["xbzrle-cache"]["pages"] > 0, True, "XBZRLE pages")
+    ended(src)
+    arrived(dst)
+    same_ram(src, dst)
+    go_on(src, dst)
     contains(src.hmp("info migrate"), "transferred ram-xbzrle: ")
     checked(dst)
     src.quit()
