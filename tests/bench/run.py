@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """All benchmarks, one table (make bench).
 
-    run.py [--write FILE] [--only WORD]... [--quick]
+    run.py [--write FILE] [--only WORD]... [--runs N] [--quick]
 
 Runs every tests/bench/*.py and every program in build/bench, one after the
 other.  Each measures ours and a peer in turns in the same run and prints rows
@@ -13,7 +13,7 @@ to which the target from TARGETS is added here; the exit status tells whether
 all were met.  A program whose rows look otherwise gets a table of its own.
 --write puts the tables into FILE with the machine that they came from
 (docs/benchmarks.md).  --quick hands --quick on to those that know it: to see
-that everything runs, not for figures.
+that everything runs, not for figures; --runs N to those that take medians of N runs.
 """
 
 import argparse
@@ -97,12 +97,14 @@ def cells(line):
     return [c.strip() for c in line.strip().strip("|").split("|")]
 
 
-def run(path, quick):
+def run(path, options):
     """The rows that a benchmark prints; None if it failed."""
     command = [path]
-    if quick and path.endswith(".py"):
+    if path.endswith(".py"):
         with open(path, encoding="utf-8") as f:
-            command += ["--quick"] if '"--quick"' in f.read() else []
+            text = f.read()
+        for words in options:
+            command += words if f'"{words[0]}"' in text else []
     print(f"# {os.path.basename(path)}", file=sys.stderr, flush=True)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                text=True, env=dict(os.environ, BUILD=BUILD))
@@ -114,12 +116,12 @@ def run(path, quick):
     return rows if process.wait() == 0 else None
 
 
-def collect(paths, quick):
+def collect(paths, options):
     """(rows of the table, {name: other tables}, names that failed)"""
     rows, others, failed = [], {}, []
     for path in paths:
         name = os.path.basename(path)
-        result = run(path, quick)
+        result = run(path, options)
         if result is None:
             failed.append(name)
         elif result and re.fullmatch(r":?-+:?", result[min(1, len(result) - 1)][0]):
@@ -149,8 +151,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", metavar="FILE")
     parser.add_argument("--only", action="append", default=[], metavar="WORD")
+    parser.add_argument("--runs", type=int)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
+    options = [["--quick"]] if args.quick else []
+    options += [["--runs", str(args.runs)]] if args.runs else []
     paths = sorted(glob.glob(os.path.join(TREE, "tests/bench/*.py")))
     paths = [p for p in paths if os.path.basename(p) != "run.py" and os.access(p, os.X_OK)]
     for source in sorted(glob.glob(os.path.join(TREE, "tests/bench/*.c"))):
@@ -159,7 +164,7 @@ def main():
             paths.append(program)
     if args.only:
         paths = [p for p in paths if any(w in os.path.basename(p) for w in args.only)]
-    rows, others, failed = collect(paths, args.quick)
+    rows, others, failed = collect(paths, options)
     text = document(rows, others)
     print(text)
     if args.write:
