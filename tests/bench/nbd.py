@@ -128,7 +128,7 @@ def make_qcow2(path, mib, source=None):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--seconds", type=float, default=1)
     parser.add_argument("--size", type=int, default=1024, help="of the image, MiB")
     parser.add_argument("--dir", default=BUILD)
     parser.add_argument("--only", default="", help="rows with all these words")
