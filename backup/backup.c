@@ -7,23 +7,26 @@
  *      write that a guest had been told is done before it is in the archive,
  *      no write that was begun after it is, across all drives.
  *   2. Every cluster (64 KiB) of every drive is in the archive exactly once.
- *   3. No guest's request waits for the archive, however slow it is.  (One
- *      exception, bounded in time, is described below.)
+ *   3. No guest's request waits for the archive, however slow it is, nor for
+ *      the sweep.  (One exception, bounded in time, is described below.)
  *   4. Whatever goes wrong with the backup, only the backup fails.
  *   5. Either the archive is complete, synced and has its name, or it is gone.
  *
  * Who does what
  *
- *     guest's write ─► hook (copy.c) ──┐  read old content,  ┌─► writer thread ─► BackupDriver
- *                                      ├─► hand it over ────►│    (writer.c)
- *     job thread ────► sweep (sweep.c)─┘      (queue.c)      └─◄─ spill file (spill.c)
+ *     guest's write ─► hook (copy.c) ─► old blocks ─► stash (stash.c, spill.c)
+ *                                                       │
+ *     job thread ────► sweep (sweep.c) ─► clusters ◄────┘
+ *                                           │
+ *                                        queue (queue.c) ─► writer thread (writer.c) ─► BackupDriver
  *
  * The instant is the moment at which all drives are drained (their gates
  * closed, no request in flight) and the hooks are put on them.  From then on
- * the hook has every guest's write wait until the old content of the clusters
- * it touches has been read into memory and handed over, while the sweep reads
- * everything else.  Who reads a cluster is decided by one atomic bit, so each
- * is read once (job.h has the states of a cluster).
+ * the hook has every guest's write wait until the old content of the blocks
+ * (4 KiB) it touches has been read and kept, if their cluster has not been
+ * saved.  The sweep reads all clusters (64 KiB), puts the kept blocks over
+ * them, and hands them to the writer.  The head of copy.c says why that is the
+ * content of the instant.
  *
  * The life of a backup
  *
@@ -38,28 +41,28 @@
  *              An error here is the command's error and leaves the status of
  *              the backup before; a cancel leaves CANCELLED.
  *   ACTIVE     hooks are on.
- *   FINISHING  all old content is in memory or in the spill file, hooks are
- *              off; the writer writes the rest and completes the archive.
+ *   FINISHING  all clusters are read, hooks are off; the writer writes the rest
+ *              and completes the archive.
  *   the end    hooks are off, all threads but this one have ended, the archive
  *              is closed, the drives are given back; then, last, the status
  *              changes and those who wait in backup_cancel go on.
  *
  * When memory is full because the archive is slow
  *
- * The sweep waits: it may only use a small part of the memory anyhow.  Guests
- * may use all of it.  When that is full, too, their old data goes to an
- * unlinked temporary file, from which the writer fetches it later; the sweep
- * waits until that is empty.  Only when there is no room for that either (its
- * limit is reached, or the disk is full) does a guest's write wait for the
- * archive: in line with the others and for a bounded time, a few seconds.
- * When the archive has not made room by then the backup fails and says so, and
- * the guest's write goes on.
+ * What guests overwrite before the sweep comes to it is kept in memory.  When
+ * half of that is taken, the sweep takes these clusters first.  When all of it
+ * is, because the archive does not take them, old blocks go to an unlinked
+ * temporary file.  Only when there is no room for that either (its limit is
+ * reached, or the disk is full) does a guest's write wait for the sweep to
+ * fetch something: in line with the others and for a bounded time, a few
+ * seconds.  When there is no room by then the backup fails and says so, and the
+ * guest's write goes on.
  *
  * When something fails
  *
  * backup_job_fail and backup_job_cancel are the only ways to stop a job.  The
  * first reason wins.  They set `stopped', after which the hook lets everything
- * pass; wake everything that waits in the queue or for a cluster; and call
+ * pass; wake everything that waits for the queue or the stash; and call
  * BackupDriver.cancel, which wakes the writer.  They never wait.  The job's
  * thread then ends the backup in the same way as at the end of a good one.
  *
@@ -97,9 +100,9 @@ void backup_status_clear(BackupStatus *st)
 
 static void job_status(BackupJob *job, BackupStatus *st)
 {
-    BackupQueueStats qs;
+    BackupStashStats ss;
 
-    backup_job_get_queue_stats(job, &qs);
+    backup_job_get_stash_stats(job, &ss);
     *st = (BackupStatus){
         .status = BACKUP_STATUS_ACTIVE,
         .total = job->total,
@@ -109,8 +112,8 @@ static void job_status(BackupJob *job, BackupStatus *st)
         .backup_file = g_strdup(job->backup_file),
         .finishing = atomic_load(&job->finishing),
         .guest_copied = atomic_load(&job->guest_copied),
-        .spilled = qs.spilled * BACKUP_CLUSTER_SIZE,
-        .memory = qs.memory,
+        .spilled = ss.spilled,
+        .memory = ss.memory,
     };
     /* They are counted one after the other. */
     st->zero_bytes = MIN(st->zero_bytes, st->transferred);

@@ -11,6 +11,9 @@
 
 #include <unistd.h>
 
+#define MAX_SWEEP_BUFFERS 64 /* a short queue stays in the CPU's caches */
+#define MIN_MEMORY (16 * BACKUP_CLUSTER_SIZE)
+
 /* ---- how it ends ------------------------------------------------------------ */
 
 /* Lock held, the reason is known: let everyone go who waits for anything. */
@@ -23,8 +26,8 @@ static void stop_locked(BackupJob *job)
     if (job->queue) {
         backup_queue_stop(job->queue);
     }
-    for (size_t i = 0; i < job->n_drives; i++) {
-        backup_wake_all(&job->drives[i]);
+    if (job->stash) {
+        backup_stash_stop(job->stash);
     }
 }
 
@@ -123,19 +126,27 @@ static bool register_all(BackupJob *job, GError **errp)
     return true;
 }
 
-static bool make_queue(BackupJob *job, const BackupRequest *req, GError **errp)
+/* The sweep's buffers come out of the memory that was asked for; nearly all of
+ * it is for guests. */
+static bool make_room(BackupJob *job, const BackupRequest *req, GError **errp)
 {
-    BackupQueue *q = backup_queue_new(job->n_drives,
-                                      req->buffer_size ? req->buffer_size : BACKUP_BUFFER_DEFAULT,
-                                      req->spill_dir,
-                                      req->spill_limit ? req->spill_limit : BACKUP_SPILL_DEFAULT,
-                                      req->stall_ms ? req->stall_ms : BACKUP_STALL_DEFAULT_MS,
-                                      errp);
+    uint64_t memory = MAX(req->buffer_size ? req->buffer_size : BACKUP_BUFFER_DEFAULT,
+                          MIN_MEMORY);
+    unsigned n_buffers = MIN(memory / BACKUP_CLUSTER_SIZE / 4, MAX_SWEEP_BUFFERS);
+    BackupQueue *queue = backup_queue_new(job->n_drives, n_buffers, errp);
+    BackupStash *stash = NULL;
 
+    if (queue) {
+        stash = backup_stash_new(memory - (uint64_t)n_buffers * BACKUP_CLUSTER_SIZE,
+                                 req->spill_dir,
+                                 req->spill_limit ? req->spill_limit : BACKUP_SPILL_DEFAULT,
+                                 req->stall_ms ? req->stall_ms : BACKUP_STALL_DEFAULT_MS, errp);
+    }
     pthread_mutex_lock(&job->lock);
-    job->queue = q;
+    job->queue = queue;
+    job->stash = stash;
     pthread_mutex_unlock(&job->lock);
-    return q && check_cancelled(job, errp);
+    return stash && check_cancelled(job, errp);
 }
 
 static bool start_writer(BackupJob *job, GError **errp)
@@ -165,7 +176,7 @@ bool backup_job_start(BackupJob *job, const BackupRequest *req, GError **errp)
 {
     job->start_time = g_get_real_time() / G_USEC_PER_SEC;
     if (!open_target(job, req, errp) || !register_all(job, errp) ||
-        !make_queue(job, req, errp) || !start_writer(job, errp)) {
+        !make_room(job, req, errp) || !start_writer(job, errp)) {
         return false;
     }
     set_hooks(job, &backup_write_hook);
@@ -190,26 +201,24 @@ static void drive_clear(BackupDrive *d)
 {
     bdrv_unref(d->node);
     blk_release(d->blk);
-    bitmap_free(d->claimed);
-    bitmap_free(d->saved);
-    bitmap_free(d->zero);
-    pthread_cond_destroy(&d->saved_cond);
-    pthread_mutex_destroy(&d->lock);
+    backup_drive_destroy(d);
 }
 
 /* Taken off the job first: a late cancel must find nothing, or all of it. */
 void backup_job_close(BackupJob *job)
 {
     BackupQueue *queue;
+    BackupStash *stash;
     size_t n_drives;
     void *target;
 
     pthread_mutex_lock(&job->lock);
     target = g_steal_pointer(&job->target);
-    if (job->queue) {
-        backup_queue_get_stats(job->queue, &job->queue_stats);
-    }
     queue = g_steal_pointer(&job->queue);
+    stash = g_steal_pointer(&job->stash);
+    if (stash) {
+        backup_stash_get_stats(stash, &job->stash_stats);
+    }
     n_drives = job->n_drives;
     job->n_drives = 0;
     pthread_mutex_unlock(&job->lock);
@@ -217,19 +226,20 @@ void backup_job_close(BackupJob *job)
     if (target) {
         job->drv->close(target);
     }
-    backup_queue_free(queue);
     for (size_t i = 0; i < n_drives; i++) {
         drive_clear(&job->drives[i]);
     }
+    backup_queue_free(queue);
+    backup_stash_free(stash);
 }
 
-void backup_job_get_queue_stats(BackupJob *job, BackupQueueStats *stats)
+void backup_job_get_stash_stats(BackupJob *job, BackupStashStats *stats)
 {
     pthread_mutex_lock(&job->lock);
-    if (job->queue) {
-        backup_queue_get_stats(job->queue, &job->queue_stats);
+    if (job->stash) {
+        backup_stash_get_stats(job->stash, &job->stash_stats);
     }
-    *stats = job->queue_stats;
+    *stats = job->stash_stats;
     pthread_mutex_unlock(&job->lock);
 }
 
@@ -240,6 +250,7 @@ void backup_job_free(BackupJob *job)
     g_clear_error(&job->error);
     ratelimit_destroy(&job->limit);
     pthread_mutex_destroy(&job->lock);
+    pthread_mutex_destroy(&job->stashed_lock);
     g_free(job->drives);
     g_free(job->blks);
     g_free(job->backup_file);

@@ -9,6 +9,7 @@
 
 #include "backup/backup.h"
 #include "queue.h"
+#include "stash.h"
 #include "util/bitmap.h"
 #include "util/ratelimit.h"
 
@@ -23,14 +24,28 @@
 typedef struct BackupJob BackupJob;
 
 /*
- * A drive in a backup.  A cluster goes through
- *
- *     untouched ──claimed──► being read ──saved──► handed over (or known zero)
- *
- * and who sets its bit in `claimed' is the one who reads it.  Bits are never
- * cleared.  `zero' marks the holes, which the sweep finds first of all: they
- * are never read, and the writer takes them from there.
+ * A cluster that is not saved yet and that guests have written to: the old
+ * content of the blocks they have written, or are about to.
  */
+typedef struct {
+    GList link;          /* in job->stashed until the sweep comes; guarded by
+                            job->stashed_lock */
+    unsigned drive;
+    uint64_t cluster;
+    /* guarded by the shard's lock */
+    uint16_t blocks;     /* which: a bit each */
+    BackupBlockRef *refs; /* one for each bit, in their order */
+} BackupStashed;
+
+/* Some of a drive's clusters. */
+typedef struct {
+    pthread_mutex_t lock;
+    GHashTable *stashed; /* guarded by lock: cluster → BackupStashed */
+} BackupShard;
+
+#define BACKUP_SHARDS 32
+
+/* A drive in a backup.  The states of its clusters are at the head of copy.c. */
 typedef struct {
     /* constant while the backup runs */
     BackupJob *job;
@@ -42,13 +57,10 @@ typedef struct {
     int stream;           /* the driver's id */
     bool has_holes;       /* worth asking the image for them */
 
-    /* any thread */
-    Bitmap *claimed, *saved;
-    Bitmap *zero;          /* the sweep's, then the writer's */
-    atomic_uint n_waiting; /* guests that wait for another's read */
-
-    pthread_mutex_t lock;      /* with saved_cond: to wait for a bit in `saved' */
-    pthread_cond_t saved_cond;
+    Bitmap *saved;        /* any thread reads; set under the shard's lock */
+    Bitmap *claimed;      /* the sweep's; set under the shard's lock */
+    Bitmap *zero;         /* holes: the sweep's, then the writer's */
+    BackupShard shards[BACKUP_SHARDS];
 } BackupDrive;
 
 typedef struct {
@@ -66,6 +78,7 @@ struct BackupJob {
     BlockBackend **blks;        /* those of drives, for draining */
     GPtrArray *configs;         /* of BackupConfig; until they are registered */
     BackupQueue *queue;
+    BackupStash *stash;
     uint64_t total;
     char *backup_file;
     uint8_t uuid[16];
@@ -78,19 +91,23 @@ struct BackupJob {
     atomic_bool finishing;      /* everything is saved, all hooks are off */
     atomic_bool completed;      /* the archive is whole and has its name */
     atomic_uint_fast64_t transferred, zero_bytes;
-    atomic_uint_fast64_t guest_copied; /* bytes read by guests' writes */
+    atomic_uint_fast64_t guest_copied; /* bytes kept for guests' writes */
+
+    pthread_mutex_t stashed_lock;
+    GQueue stashed;             /* of BackupStashed that the sweep has not come
+                                   to, oldest first; guarded by stashed_lock */
 
     pthread_mutex_t lock;
     /* guarded by lock; target, queue and n_drives only where the job begins
      * and ends */
     void *target;               /* of drv; NULL before and after */
     bool cancelled;             /* before any error */
-    BackupQueueStats queue_stats; /* of the queue that is gone */
+    BackupStashStats stash_stats; /* of the stash that is gone */
     GError *error;              /* the first one */
 };
 
-/* Lock order: BackupManager.lock, BackupJob.lock, then one of BackupDrive.lock,
- * the queue's, the driver's own. */
+/* Lock order: BackupManager.lock, BackupJob.lock, BackupShard.lock, then one of
+ * stashed_lock, the queue's, the stash's, the driver's own. */
 
 /* ---- request.c --------------------------------------------------------- */
 
@@ -111,7 +128,7 @@ void backup_job_run(BackupJob *job);
 /* NULL: done.  The code SIDECAR_ERROR_CANCELLED: cancelled.  Borrowed. */
 const GError *backup_job_result(BackupJob *job);
 bool backup_job_cancelled(BackupJob *job);
-void backup_job_get_queue_stats(BackupJob *job, BackupQueueStats *stats);
+void backup_job_get_stash_stats(BackupJob *job, BackupStashStats *stats);
 /* Close the archive (removed unless complete), give back the drives and all
  * large memory.  It can still be asked for its result and be cancelled. */
 void backup_job_close(BackupJob *job);
@@ -131,14 +148,23 @@ static inline bool backup_job_stopped(BackupJob *job)
 
 extern const BlockWriteHook backup_write_hook; /* its opaque: a BackupDrive */
 
+bool backup_drive_init(BackupDrive *d, GError **errp); /* bitmaps and shards */
+void backup_drive_destroy(BackupDrive *d);
 /* How many bytes of a cluster are inside the image. */
 size_t backup_cluster_len(const BackupDrive *d, uint64_t cluster);
-/* Its old content is safe: guests may write. */
-void backup_mark_saved(BackupDrive *d, uint64_t cluster);
-/* The job has stopped: let everyone go who waits for a cluster. */
-void backup_wake_all(BackupDrive *d);
 /* The image can't be read. */
-void backup_read_failed(BackupDrive *d, uint64_t cluster, int errnum);
+void backup_read_failed(BackupDrive *d, int64_t offset, size_t len, int errnum);
+
+/* The sweep: it will save @cluster.  *have_all: guests' writes have kept all of
+ * it, so that it need not be read. */
+void backup_claim(BackupDrive *d, uint64_t cluster, bool *have_all);
+/* The image says that @cluster is a hole, and has said so after the instant.
+ * If no guest has touched it, it is one: claimed, saved, and marked in `zero'. */
+void backup_claim_hole(BackupDrive *d, uint64_t cluster);
+/* The sweep has read @cluster, which it claimed, into @buf: put what guests'
+ * writes have kept over it, so that it becomes what it was at the instant.
+ * From now on guests' writes to it pass.  False: the job has failed. */
+bool backup_save(BackupDrive *d, uint64_t cluster, void *buf);
 
 /* ---- sweep.c, writer.c --------------------------------------------------- */
 

@@ -222,8 +222,6 @@ static bool add_drive(BackupJob *job, BlockBackend *blk, GError **errp)
         return false;
     }
     job->blks[job->n_drives] = blk;
-    pthread_mutex_init(&d->lock, NULL);
-    pthread_cond_init(&d->saved_cond, NULL);
     d->job = job;
     d->index = job->n_drives++;
     d->blk = blk;
@@ -235,11 +233,7 @@ static bool add_drive(BackupJob *job, BlockBackend *blk, GError **errp)
     d->n_clusters = (d->length - 1) / BACKUP_CLUSTER_SIZE + 1;
     allocated = bdrv_allocated_size(d->node);
     d->has_holes = allocated < 0 || allocated < d->length;
-    d->claimed = bitmap_new(d->n_clusters);
-    d->saved = bitmap_new(d->n_clusters);
-    d->zero = bitmap_new(d->n_clusters);
-    if (!d->claimed || !d->saved || !d->zero) {
-        error_set(errp, "Device '%s': no memory for its bitmaps", blk_name(blk));
+    if (!backup_drive_init(d, errp)) {
         return false;
     }
     job->total += d->length;
@@ -311,6 +305,8 @@ BackupJob *backup_job_new(BlockContext *ctx, const BackupRequest *req,
     job->backup_file = g_strdup(req->backup_file);
     job->configs = g_ptr_array_new_with_free_func(config_free);
     pthread_mutex_init(&job->lock, NULL);
+    pthread_mutex_init(&job->stashed_lock, NULL);
+    g_queue_init(&job->stashed);
     ratelimit_init(&job->limit, req->speed);
     uuid_generate(job->uuid);
     job->drv = find_driver(drivers, req->format, errp);

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define KEEP_FREE_PERCENT 5
-#define CHECK_EVERY 64 /* new slots between two looks at the file system */
+#define CHECK_EVERY 1024 /* new slots between two looks at the file system */
 
 struct BackupSpill {
     /* constant */
@@ -61,7 +61,7 @@ BackupSpill *backup_spill_new(const char *dir, int64_t limit)
         dir = g_getenv("TMPDIR");
     }
     s->dir = g_strdup(dir && *dir ? dir : "/var/tmp");
-    s->limit = MAX(limit, 0) / BACKUP_CLUSTER_SIZE;
+    s->limit = MAX(limit, 0) / BACKUP_BLOCK_SIZE;
     s->free_slots = g_array_new(FALSE, FALSE, sizeof(int64_t));
     s->fd = -1;
     if (s->limit) {
@@ -101,9 +101,9 @@ int64_t backup_spill_take(BackupSpill *s)
     }
     if (s->disk_low || s->in_use % CHECK_EVERY == 0) {
         s->disk_low = disk_is_low(s);
-        if (s->disk_low) {
-            return -1;
-        }
+    }
+    if (s->disk_low) {
+        return -1;
     }
     if (s->free_slots->len) {
         slot = g_array_index(s->free_slots, int64_t, s->free_slots->len - 1);
@@ -133,11 +133,6 @@ bool backup_spill_is_broken(const BackupSpill *s)
     return s->broken || s->fd < 0;
 }
 
-uint64_t backup_spill_in_use(const BackupSpill *s)
-{
-    return s->in_use;
-}
-
 char *backup_spill_why(const BackupSpill *s)
 {
     if (s->broken) {
@@ -153,17 +148,17 @@ char *backup_spill_why(const BackupSpill *s)
     }
     return g_strdup_printf("temporary file in %s: its limit of %" G_GUINT64_FORMAT
                            " bytes is reached",
-                           s->dir, s->limit * BACKUP_CLUSTER_SIZE);
+                           s->dir, s->limit * BACKUP_BLOCK_SIZE);
 }
 
 int backup_spill_write(BackupSpill *s, int64_t slot, const void *buf)
 {
     size_t done = 0;
 
-    while (done < BACKUP_CLUSTER_SIZE) {
+    while (done < BACKUP_BLOCK_SIZE) {
         ssize_t n = pwrite(s->fd, (const char *)buf + done,
-                           BACKUP_CLUSTER_SIZE - done,
-                           slot * BACKUP_CLUSTER_SIZE + done);
+                           BACKUP_BLOCK_SIZE - done,
+                           slot * BACKUP_BLOCK_SIZE + done);
 
         if (n < 0 && errno != EINTR) {
             return -errno;
@@ -175,12 +170,11 @@ int backup_spill_write(BackupSpill *s, int64_t slot, const void *buf)
 
 int backup_spill_read(BackupSpill *s, int64_t slot, void *buf)
 {
-    off_t start = slot * BACKUP_CLUSTER_SIZE;
     size_t done = 0;
 
-    while (done < BACKUP_CLUSTER_SIZE) {
-        ssize_t n = pread(s->fd, (char *)buf + done, BACKUP_CLUSTER_SIZE - done,
-                          start + done);
+    while (done < BACKUP_BLOCK_SIZE) {
+        ssize_t n = pread(s->fd, (char *)buf + done, BACKUP_BLOCK_SIZE - done,
+                          slot * BACKUP_BLOCK_SIZE + done);
 
         if (n == 0) {
             return -EIO; /* the file cannot be shorter than what we wrote */
@@ -190,8 +184,5 @@ int backup_spill_read(BackupSpill *s, int64_t slot, void *buf)
         }
         done += MAX(n, 0);
     }
-    /* Where this is not possible the space comes back with the last close. */
-    (void)fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start,
-                    BACKUP_CLUSTER_SIZE);
     return 0;
 }

@@ -1,11 +1,11 @@
 /*
- * Old data that found no room in memory: slots of one cluster in an unlinked
- * temporary file.
+ * Old data that found no room in memory: slots of one block (4 KiB) in an
+ * unlinked temporary file.
  *
  * Slots are handed out and given back under the caller's lock (that of the
- * BackupQueue); reading and writing them needs none, because a slot has one
- * owner at a time.  A slot that has been read is punched out, so the file is as
- * small on disk as what is in it.
+ * BackupStash); reading and writing them needs none, because a slot has one
+ * owner at a time.  They are used again, so the file is as large as the most
+ * that was in it at once.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -18,7 +18,7 @@
 
 typedef struct BackupSpill BackupSpill;
 
-/* @dir NULL: $TMPDIR, else /var/tmp.  @limit bytes; less than a cluster: never
+/* @dir NULL: $TMPDIR, else /var/tmp.  @limit bytes; less than a block: never
  * spill.  Never fails: what goes wrong makes it unusable and is told by
  * backup_spill_why. */
 BackupSpill *backup_spill_new(const char *dir, int64_t limit);
@@ -33,8 +33,6 @@ void backup_spill_give(BackupSpill *s, int64_t slot);
 /* From now on there are no new slots. */
 void backup_spill_set_broken(BackupSpill *s, int errnum);
 bool backup_spill_is_broken(const BackupSpill *s);
-/* How many slots are taken. */
-uint64_t backup_spill_in_use(const BackupSpill *s);
 /* Why take failed last, in words for a message (g_free). */
 char *backup_spill_why(const BackupSpill *s);
 
@@ -42,7 +40,6 @@ char *backup_spill_why(const BackupSpill *s);
 
 /* 0 or a negative errno. */
 int backup_spill_write(BackupSpill *s, int64_t slot, const void *buf);
-/* Reads a slot and gives its disk space back. */
 int backup_spill_read(BackupSpill *s, int64_t slot, void *buf);
 
 #endif

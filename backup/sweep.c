@@ -1,20 +1,13 @@
 /*
- * The sweep: reads everything that no guest's write has saved first.
+ * The sweep: saves every cluster of every drive.
  *
- * First it looks for the holes of all drives, and claims them: that takes
- * little time, and from then on guests' writes into them cost nothing.  (They
- * do not look for themselves: asking a file for its holes takes a lock that its
- * writers need.)  What a drive says of its holes holds for every cluster that
- * is still unclaimed when it is claimed here, however old the answer: until a
- * cluster has been claimed and saved nobody can have changed it.
+ * First it looks for the holes of all drives: that takes little time, and from
+ * then on guests' writes into them cost nothing.
  *
- * Then it reads the rest, drive by drive from the front, several reads in
- * flight.
- *
- * The sweep must not sleep while it has claimed a cluster and not read it,
- * because a guest's write may be waiting for just that one.  So room and speed
- * are asked for first, and before it waits for either, all reads are brought
- * in.
+ * Then it reads the rest, several reads in flight, drive by drive from the
+ * front; but clusters of which guests' writes have kept blocks come first when
+ * the room for those gets scarce.  In that case it does not wait for the speed
+ * limit, because then guests would wait for it sooner or later.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -24,122 +17,160 @@
 
 #define DEPTH 16
 
+/* A cluster that is being read. */
 typedef struct {
+    BackupDrive *d;
     uint64_t cluster;
     void *buf;
 } SweepRead;
 
 typedef struct {
     BackupJob *job;
-    BackupDrive *d;
     BdrvBulk *bulk;
     SweepRead reads[DEPTH];
     SweepRead *idle[DEPTH];
     unsigned n_idle;
+    /* From where on, in the order of the sweep, clusters may be unclaimed. */
+    size_t drive;
+    uint64_t cluster;
 } Sweep;
+
+/* ---- reading ------------------------------------------------------------- */
+
+/* @buf holds the cluster as the image has it now. */
+static void finish(Sweep *s, BackupDrive *d, uint64_t cluster, char *buf)
+{
+    size_t len = backup_cluster_len(d, cluster);
+
+    if (!backup_save(d, cluster, buf)) {
+        backup_queue_put(s->job->queue, buf);
+        return;
+    }
+    memset(buf + len, 0, BACKUP_CLUSTER_SIZE - len);
+    backup_queue_push(s->job->queue, d->index, cluster, buf);
+}
 
 /* Bring in one read. */
 static void reap(Sweep *s)
 {
-    BackupDrive *d = s->d;
     void *opaque = NULL;
     int ret = bdrv_bulk_wait(s->bulk, &opaque);
     SweepRead *r = opaque;
 
     if (ret < 0) {
         backup_queue_put(s->job->queue, r->buf);
-        backup_read_failed(d, r->cluster, -ret);
+        backup_read_failed(r->d, r->cluster * BACKUP_CLUSTER_SIZE,
+                           backup_cluster_len(r->d, r->cluster), -ret);
     } else {
-        size_t len = backup_cluster_len(d, r->cluster);
-
-        memset((char *)r->buf + len, 0, BACKUP_CLUSTER_SIZE - len);
-        backup_queue_push(s->job->queue, d->index, r->cluster, r->buf);
+        finish(s, r->d, r->cluster, r->buf);
     }
-    backup_mark_saved(d, r->cluster);
     s->idle[s->n_idle++] = r;
 }
 
-static void reap_all(Sweep *s)
+static void start(Sweep *s, BackupDrive *d, uint64_t cluster, void *buf)
 {
-    while (s->n_idle < DEPTH) {
-        reap(s);
-    }
-}
-
-/* A buffer, when the speed limit and the queue allow one; NULL: stopped. */
-static void *get_buf(Sweep *s)
-{
-    BackupJob *job = s->job;
-
-    while (!backup_job_stopped(job)) {
-        int64_t delay = ratelimit_delay_ns(&job->limit, ratelimit_now_ns());
-        void *buf = delay ? NULL : backup_queue_get_sweep(job->queue);
-
-        if (buf) {
-            return buf;
-        }
-        if (s->n_idle < DEPTH) {
-            reap(s);
-        } else if (delay) {
-            backup_queue_sleep(job->queue, delay);
-        } else {
-            backup_queue_wait_sweep(job->queue);
-        }
-    }
-    return NULL;
-}
-
-static void sweep_data(Sweep *s, uint64_t cluster)
-{
-    BackupDrive *d = s->d;
     size_t len = backup_cluster_len(d, cluster);
-    void *buf = get_buf(s);
+    bool have_all;
     SweepRead *r;
 
-    if (!buf) {
+    backup_claim(d, cluster, &have_all);
+    if (have_all) {
+        finish(s, d, cluster, buf);
         return;
     }
-    if (bitmap_test_and_set(d->claimed, cluster)) {
-        backup_queue_put(s->job->queue, buf); /* a guest was faster */
-        return;
-    }
-    ratelimit_account(&s->job->limit, len, ratelimit_now_ns());
     r = s->idle[--s->n_idle];
-    r->cluster = cluster;
-    r->buf = buf;
+    *r = (SweepRead){ d, cluster, buf };
     bdrv_bulk_read(s->bulk, d->node, (int64_t)cluster * BACKUP_CLUSTER_SIZE, len, buf, r);
     if (!s->n_idle) {
         reap(s);
     }
 }
 
-static void sweep_drive(Sweep *s, BackupDrive *d)
-{
-    uint64_t c = 0;
+/* ---- which cluster, and when ------------------------------------------------ */
 
-    s->d = d;
-    while (!backup_job_stopped(s->job) &&
-           (c = bitmap_next_clear(d->claimed, c)) < d->n_clusters) {
-        sweep_data(s, c++);
+/* The cluster whose blocks have been in the stash for longest. */
+static bool oldest_stashed(BackupJob *job, BackupDrive **d, uint64_t *cluster)
+{
+    BackupStashed *e;
+
+    pthread_mutex_lock(&job->stashed_lock);
+    e = g_queue_peek_head(&job->stashed);
+    if (e) {
+        *d = &job->drives[e->drive];
+        *cluster = e->cluster;
     }
-    reap_all(s);
+    pthread_mutex_unlock(&job->stashed_lock);
+    return e;
+}
+
+/* The next one in the order of the sweep; false: all are claimed. */
+static bool next_in_order(Sweep *s, BackupDrive **d, uint64_t *cluster)
+{
+    while (s->drive < s->job->n_drives) {
+        *d = &s->job->drives[s->drive];
+        *cluster = s->cluster = bitmap_next_clear((*d)->claimed, s->cluster);
+        if (s->cluster < (*d)->n_clusters) {
+            return true;
+        }
+        s->drive++;
+        s->cluster = 0;
+    }
+    return false;
+}
+
+/* Neither room nor permission to read another one: bring in what is being
+ * read, and only then sleep. */
+static void wait(Sweep *s, int64_t delay_ns)
+{
+    if (s->n_idle < DEPTH) {
+        reap(s);
+    } else if (delay_ns) {
+        backup_stash_wait_pressure(s->job->stash, delay_ns);
+    } else {
+        backup_queue_wait(s->job->queue);
+    }
+}
+
+static void sweep(Sweep *s)
+{
+    BackupJob *job = s->job;
+    BackupDrive *d;
+    uint64_t cluster;
+
+    while (!backup_job_stopped(job) && next_in_order(s, &d, &cluster)) {
+        bool urgent = backup_stash_pressure(job->stash) && oldest_stashed(job, &d, &cluster);
+        int64_t now = ratelimit_now_ns();
+        int64_t delay = urgent ? 0 : ratelimit_delay_ns(&job->limit, now);
+        void *buf = delay ? NULL : backup_queue_get(job->queue);
+
+        if (!buf) {
+            wait(s, delay);
+            continue;
+        }
+        if (urgent) {
+            ratelimit_account_forced(&job->limit, BACKUP_CLUSTER_SIZE, now);
+        } else {
+            ratelimit_account(&job->limit, BACKUP_CLUSTER_SIZE, now);
+        }
+        start(s, d, cluster, buf);
+    }
+    while (s->n_idle < DEPTH) {
+        reap(s);
+    }
 }
 
 /* ---- holes --------------------------------------------------------------- */
 
 /* The clusters of a run of zeros at @offset: whole ones, and the last of the
  * image if its part is zero. */
-static void claim_holes(BackupDrive *d, int64_t offset, int64_t bytes)
+static void claim_run(BackupDrive *d, int64_t offset, int64_t bytes)
 {
     uint64_t first = (offset + BACKUP_CLUSTER_SIZE - 1) / BACKUP_CLUSTER_SIZE;
     uint64_t end = offset + bytes >= d->length ? d->n_clusters
                                                : (uint64_t)(offset + bytes) / BACKUP_CLUSTER_SIZE;
 
     for (uint64_t c = first; c < end; c++) {
-        if (!bitmap_test_and_set(d->claimed, c)) {
-            bitmap_set(d->zero, c);
-            backup_mark_saved(d, c);
-        }
+        backup_claim_hole(d, c);
     }
 }
 
@@ -154,7 +185,7 @@ static void find_holes(BackupDrive *d)
             return; /* then it is all read, and reading will tell what is wrong */
         }
         if (ret & BDRV_BLOCK_ZERO) {
-            claim_holes(d, offset, pnum);
+            claim_run(d, offset, pnum);
         }
         offset += pnum;
     }
@@ -184,8 +215,6 @@ void backup_sweep(BackupJob *job)
         s.idle[s.n_idle++] = &s.reads[i];
     }
     find_all_holes(job);
-    for (size_t i = 0; i < job->n_drives && !backup_job_stopped(job); i++) {
-        sweep_drive(&s, &job->drives[i]);
-    }
+    sweep(&s);
     bdrv_bulk_free(s.bulk);
 }

@@ -2,8 +2,8 @@
  * The archive's writer: a thread of its own, so that neither a guest nor a
  * monitor ever waits for a slow archive.
  *
- * What comes through the queue goes first, because it takes up memory; holes
- * are written whenever the queue is empty, a few at a time.
+ * What comes through the queue goes first, because the sweep needs the buffers;
+ * holes are written whenever the queue is empty, a few at a time.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -63,7 +63,7 @@ static bool dump_item(Writer *w, const BackupItem *item, GError **errp)
 {
     BackupDrive *d = &w->job->drives[item->drive];
 
-    if (item->kind == BACKUP_ITEM_HOLES) {
+    if (!item->buf) {
         w->drives[w->n_drives++] = item->drive;
         return true;
     }
@@ -76,13 +76,13 @@ static bool dump_all(Writer *w, GError **errp)
 
     for (;;) {
         BackupItem item;
-        BackupPop pop = backup_queue_pop(q, &item, !holes_left(w), errp);
+        BackupPop pop = backup_queue_pop(q, &item, !holes_left(w));
         bool ok = true;
 
         if (pop == BACKUP_POP_ITEM) {
             ok = dump_item(w, &item, errp);
             backup_queue_done(q, &item);
-        } else if (pop == BACKUP_POP_ERROR || backup_job_stopped(w->job)) {
+        } else if (backup_job_stopped(w->job)) {
             ok = false;
         } else if (holes_left(w)) {
             ok = dump_holes(w, errp);

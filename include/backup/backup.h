@@ -9,8 +9,9 @@
 #include "block/block.h"
 
 #define BACKUP_CLUSTER_SIZE 65536
+#define BACKUP_BLOCK_SIZE 4096 /* of what guests' writes save */
 #define BACKUP_BUFFER_DEFAULT (64 * 1024 * 1024)
-#define BACKUP_SPILL_DEFAULT (INT64_C(8) * 1024 * 1024 * 1024)
+#define BACKUP_SPILL_DEFAULT (INT64_C(4) * 1024 * 1024 * 1024)
 #define BACKUP_STALL_DEFAULT_MS 5000
 
 /*
@@ -68,7 +69,7 @@ typedef struct {
     char *backup_file;
     char uuid[37];
     bool finishing;         /* only the archive is still being written */
-    uint64_t guest_copied;  /* bytes that guests' writes had to read first */
+    uint64_t guest_copied;  /* bytes that guests' writes had to keep first */
     uint64_t spilled;       /* of those, through the temporary file */
     uint64_t memory;        /* bytes for old data, the most at once */
 } BackupStatus;
@@ -84,8 +85,8 @@ typedef struct {
                                  with a medium that is not read-only */
     int64_t speed;            /* bytes/s for the sweep, 0: no limit */
     uint64_t buffer_size;     /* memory for old data, 0: BACKUP_BUFFER_DEFAULT */
-    /* When that is full because the archive is slow, guests' old data goes to
-     * an unlinked file in @spill_dir (NULL: $TMPDIR, else /var/tmp), of at most
+    /* When that is full because the archive is slow, what guests overwrite goes
+     * to an unlinked file in @spill_dir (NULL: $TMPDIR, else /var/tmp), of at most
      * @spill_limit bytes (0: BACKUP_SPILL_DEFAULT, < 0: none). */
     const char *spill_dir;
     int64_t spill_limit;

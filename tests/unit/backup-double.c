@@ -54,6 +54,15 @@ void mem_wait_held(void)
     pthread_mutex_unlock(&mem.lock);
 }
 
+void mem_wait_cancelled(void)
+{
+    pthread_mutex_lock(&mem.lock);
+    while (!mem.cancelled) {
+        pthread_cond_wait(&mem.cond, &mem.lock);
+    }
+    pthread_mutex_unlock(&mem.lock);
+}
+
 const MemStream *mem_stream(const char *name)
 {
     for (unsigned i = 0; i < mem.n_streams; i++) {
@@ -301,15 +310,20 @@ BlockBackend *test_vm_add(TestVm *vm, const char *name, uint64_t size,
     return blk;
 }
 
+void test_fill_buffer(uint8_t *data, int64_t size, unsigned seed)
+{
+    for (int64_t i = 0; i < size; i++) {
+        seed = seed * 1103515245 + 12345;
+        data[i] = seed >> 24 | 1;
+    }
+}
+
 void test_fill(BlockBackend *blk, unsigned seed)
 {
     int64_t size = blk_length(blk);
     g_autofree uint8_t *data = g_malloc(size);
 
-    for (int64_t i = 0; i < size; i++) {
-        seed = seed * 1103515245 + 12345;
-        data[i] = seed >> 24 | 1;
-    }
+    test_fill_buffer(data, size, seed);
     g_assert_cmpint(blk_pwrite(blk, 0, size, data, 0), ==, 0);
 }
 
@@ -352,10 +366,13 @@ void test_start(TestVm *vm, const BackupRequest *req)
 
 void test_write_clusters(BlockBackend *blk, int64_t first, int64_t n)
 {
-    for (int64_t c = first; c < first + n; c++) {
-        uint64_t value = c * 3 + 1;
+    g_autofree uint8_t *buf = g_malloc(CLUSTER);
+    int64_t length = blk_length(blk);
 
-        g_assert_cmpint(blk_pwrite(blk, c * CLUSTER, sizeof(value), &value, 0), ==, 0);
+    memset(buf, 0xaa, CLUSTER);
+    for (int64_t c = first; c < first + n; c++) {
+        g_assert_cmpint(blk_pwrite(blk, c * CLUSTER, MIN(CLUSTER, length - c * CLUSTER), buf, 0),
+                        ==, 0);
     }
 }
 

@@ -46,6 +46,7 @@ extern const BackupDriver *const mem_drivers[];
 void mem_reset(void); /* between backups */
 void mem_set(bool *what, bool value); /* one of hold_*; wakes */
 void mem_wait_held(void); /* until the backup waits in one of them */
+void mem_wait_cancelled(void);
 const MemStream *mem_stream(const char *name);
 
 /* ---- drives -------------------------------------------------------------- */
@@ -65,6 +66,7 @@ BlockBackend *test_vm_add(TestVm *vm, const char *name, uint64_t size,
                           const char *prefix);
 char *test_vm_path(TestVm *vm, const char *file); /* g_free */
 /* Content that is nowhere zero and different everywhere. */
+void test_fill_buffer(uint8_t *data, int64_t size, unsigned seed);
 void test_fill(BlockBackend *blk, unsigned seed);
 uint8_t *test_read_all(BlockBackend *blk);
 
@@ -72,7 +74,7 @@ uint8_t *test_read_all(BlockBackend *blk);
 BackupRequest test_request(void);
 /* It must start. */
 void test_start(TestVm *vm, const BackupRequest *req);
-/* Overwrite something in each of the @n clusters from @first on. */
+/* Overwrite the @n clusters from @first on, one request each. */
 void test_write_clusters(BlockBackend *blk, int64_t first, int64_t n);
 /* Wait for the end, which must be like this; @words must be in its message,
  * NULL: there must be none. */

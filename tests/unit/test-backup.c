@@ -35,6 +35,7 @@ static void test_sizes(void)
         g_autofree uint8_t *data = NULL;
         BackupStatus st;
 
+        req.buffer_size = 1; /* the least: buffers are used again */
         test_fill(blk, i);
         data = test_read_all(blk);
         st = run_backup(vm, &req);
