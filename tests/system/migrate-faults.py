@@ -216,6 +216,8 @@ def a_stalled_network_can_be_cancelled(t):
         proxy = Proxy(t, path + ".proxy", path, cut=limit, stall=True)
         src.qmp("migrate", uri=f"unix:{path}.proxy")
         proxy.reached.wait()
+        # the first look at the devices stops the guest for some milliseconds
+        wait_for(lambda: status(src) == "active", "the rounds")
         still_runs(src)
         src.qmp("migrate_cancel")
         ended(src, "cancelled")
