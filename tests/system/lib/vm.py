@@ -103,7 +103,10 @@ class VM:
 
     @property
     def hmp(self):
+        """The one HMP client.  The QMP client is there before it, so that no
+        event of what is typed is missed."""
         if not self._hmp:
+            _ = self.qmp
             self._hmp = HMP(self.hmp_path, self.alive)
             self.case.defer(self._hmp.close)
         return self._hmp
