@@ -78,6 +78,7 @@ static NbdConn *conn_alloc(NbdServer *srv, int fd)
     nbd_negotiate_init(conn->negotiation, &nbd_server_negotiate_ops, srv,
                        conn->out);
     pthread_mutex_init(&conn->tx_lock, NULL);
+    pthread_cond_init(&conn->tx_done, NULL);
     return conn;
 }
 
@@ -96,6 +97,8 @@ static void conn_free(NbdConn *conn)
     }
     g_byte_array_unref(conn->out);
     pthread_mutex_destroy(&conn->tx_lock);
+    pthread_cond_destroy(&conn->tx_done);
+    g_free(conn->tx_backlog);
     g_free(conn->stash);
     g_free(conn);
 }

@@ -3,7 +3,8 @@
  *
  * A connection's receiving side belongs to one thread at a time: the holder of
  * its *role* (NbdRole).  Requests that were received run on any worker; their
- * replies are sent under tx_lock.
+ * replies are sent by one at a time (tx_busy), who also sends small replies that
+ * others have left meanwhile (the backlog).
  *
  *                 event           request at hand          finished
  *      ARMED ───────────► OWNED ──────────────────► BUSY ──────────► OWNED
@@ -17,9 +18,8 @@
  * down: others set `closing' and shut the socket's reading side, so that an
  * event comes to an owner who sees it.
  *
- * Lock order: NbdConn.tx_lock, then NbdServer.lock.  No lock is held over a
- * call into the block layer, but tx_lock in a simple reply that is longer than
- * a buffer.
+ * Lock order: NbdServer.lock, then NbdConn.tx_lock.  No lock is held over a call
+ * into the block layer or over a send.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -41,6 +41,8 @@
  * for the address, when its worker has been idle for a while. */
 #define NBD_BUFFER_KEEP (128U * 1024)
 #define NBD_BUFFER_IDLE_MS 10000
+/* Replies that wait in one place for the thread that is sending. */
+#define NBD_BACKLOG_SIZE (128U * 1024)
 #define NBD_MAX_CONNECTIONS 256
 /* Requests of one connection that run at once; QEMU sends at most 16. */
 #define NBD_MAX_RUNNING 64
@@ -124,7 +126,6 @@ struct NbdConn {
     gint refs;    /* its owner until it takes it down, and every token */
     gint role;    /* NBD_ROLE */
     gint closing; /* take no more requests */
-    gint tx_queue; /* threads that hold or want tx_lock */
 
     /* The owner of the role; it sets exp under the lock.  exp and session are
      * constant from the first request on. */
@@ -141,8 +142,15 @@ struct NbdConn {
     NbdJob job;        /* valid if head_have is NBD_REQUEST_SIZE */
     NbdBuffer *buffer; /* between two pieces of payload; or NULL */
 
-    pthread_mutex_t tx_lock;
+    /* The thread that sends: tx_busy gives the right. */
     bool tx_broken; /* a send failed: nothing more goes out */
+
+    pthread_mutex_t tx_lock;
+    pthread_cond_t tx_done; /* tx_busy was cleared */
+    bool tx_busy;
+    gint tx_waiters;        /* for tx_done; atomic, so that anyone may look */
+    uint8_t *tx_backlog;    /* NBD_BACKLOG_SIZE, or NULL: replies left to the */
+    size_t tx_backlog_len;  /* one who sends */
 
     /* NbdServer.lock */
     GList link;         /* in conns */
@@ -238,14 +246,16 @@ typedef enum {
     NBD_RX_GONE,    /* end of file, error, or not NBD */
 } NbdRxResult;
 NbdRxResult nbd_receive(NbdConn *conn, uint8_t *buf, bool wait);
-void nbd_tx_lock(NbdConn *conn);
-void nbd_tx_unlock(NbdConn *conn);
 /* Answers come faster than the client takes them. */
 bool nbd_tx_is_congested(NbdConn *conn);
-/* Send all of it; false if the connection is broken, which its owner learns
- * by itself.  The _locked form is for replies in several sends. */
+/* Send a whole reply (or chunk of one); false if the connection is broken, which
+ * its owner learns by itself.  When another thread is sending, a small reply is
+ * left to it. */
 bool nbd_send(NbdConn *conn, struct iovec *iov, int n);
-bool nbd_send_locked(NbdConn *conn, struct iovec *iov, int n);
+/* The same in several steps, with nothing of others in between. */
+void nbd_tx_begin(NbdConn *conn);
+bool nbd_tx_send(NbdConn *conn, struct iovec *iov, int n);
+void nbd_tx_end(NbdConn *conn);
 
 /* nbd-request.c: from a received request to its reply. */
 void nbd_run(NbdConn *conn, const NbdJob *job, uint8_t *buf);

@@ -7,6 +7,11 @@
  * wants it; what belongs to later requests moves to the stash, from which they
  * are served without another system call.
  *
+ * Sending: one thread at a time.  Who finds another at it copies a small reply to
+ * the backlog and is done; the sender sends all of the backlog in one go before it
+ * stops.  So workers that finish together neither wait for each other nor make a
+ * system call, and a client wake-up, each.  A large reply waits for its turn.
+ *
  * A request that is only partly there stays in the connection (head, job, and
  * the buffer if it holds payload), not in a worker.
  *
@@ -181,7 +186,8 @@ static int iov_advance(struct iovec *iov, int count, size_t n)
     return i;
 }
 
-bool nbd_send_locked(NbdConn *conn, struct iovec *iov, int n)
+/* By who is sending.  After a failure everything is dropped. */
+static void send_all(NbdConn *conn, struct iovec *iov, int n)
 {
     while (n > 0 && !conn->tx_broken) {
         struct msghdr msg = { .msg_iov = iov, .msg_iovlen = n };
@@ -197,32 +203,101 @@ bool nbd_send_locked(NbdConn *conn, struct iovec *iov, int n)
             nbd_conn_abort(conn);
         }
     }
-    return !conn->tx_broken;
 }
 
-void nbd_tx_lock(NbdConn *conn)
+/* Leave the reply to the one who is sending, if there is room.  Lock held. */
+static bool leave_behind(NbdConn *conn, const struct iovec *iov, int n)
 {
-    g_atomic_int_inc(&conn->tx_queue);
+    size_t total = 0;
+
+    for (int i = 0; i < n; i++) {
+        total += iov[i].iov_len;
+    }
+    if (total > NBD_BACKLOG_SIZE - conn->tx_backlog_len) {
+        return false;
+    }
+    if (!conn->tx_backlog) {
+        conn->tx_backlog = g_malloc(NBD_BACKLOG_SIZE);
+    }
+    for (int i = 0; i < n; i++) {
+        memcpy(conn->tx_backlog + conn->tx_backlog_len, iov[i].iov_base,
+               iov[i].iov_len);
+        conn->tx_backlog_len += iov[i].iov_len;
+    }
+    return true;
+}
+
+/* Lock held; waits for whoever is sending. */
+static void begin_sending(NbdConn *conn)
+{
+    while (conn->tx_busy) {
+        g_atomic_int_inc(&conn->tx_waiters);
+        pthread_cond_wait(&conn->tx_done, &conn->tx_lock);
+        g_atomic_int_add(&conn->tx_waiters, -1);
+    }
+    conn->tx_busy = true;
+}
+
+void nbd_tx_begin(NbdConn *conn)
+{
     pthread_mutex_lock(&conn->tx_lock);
-}
-
-void nbd_tx_unlock(NbdConn *conn)
-{
+    begin_sending(conn);
     pthread_mutex_unlock(&conn->tx_lock);
-    g_atomic_int_add(&conn->tx_queue, -1);
 }
 
-bool nbd_tx_is_congested(NbdConn *conn)
+/* Send what the others have left meanwhile, in one go. */
+static void send_backlog(NbdConn *conn)
 {
-    return g_atomic_int_get(&conn->tx_queue) > 1;
+    uint8_t *backlog = g_steal_pointer(&conn->tx_backlog);
+    struct iovec iov = { backlog, conn->tx_backlog_len };
+
+    conn->tx_backlog_len = 0;
+    pthread_mutex_unlock(&conn->tx_lock);
+    send_all(conn, &iov, 1);
+    pthread_mutex_lock(&conn->tx_lock);
+    if (conn->tx_backlog) {
+        g_free(backlog);
+    } else {
+        conn->tx_backlog = backlog;
+    }
+}
+
+void nbd_tx_end(NbdConn *conn)
+{
+    pthread_mutex_lock(&conn->tx_lock);
+    while (conn->tx_backlog_len > 0) {
+        send_backlog(conn);
+    }
+    conn->tx_busy = false;
+    if (g_atomic_int_get(&conn->tx_waiters)) {
+        pthread_cond_signal(&conn->tx_done);
+    }
+    pthread_mutex_unlock(&conn->tx_lock);
+}
+
+bool nbd_tx_send(NbdConn *conn, struct iovec *iov, int n)
+{
+    send_all(conn, iov, n);
+    return !conn->tx_broken;
 }
 
 bool nbd_send(NbdConn *conn, struct iovec *iov, int n)
 {
     bool ok;
 
-    nbd_tx_lock(conn);
-    ok = nbd_send_locked(conn, iov, n);
-    nbd_tx_unlock(conn);
+    pthread_mutex_lock(&conn->tx_lock);
+    if (conn->tx_busy && leave_behind(conn, iov, n)) {
+        pthread_mutex_unlock(&conn->tx_lock);
+        return true;
+    }
+    begin_sending(conn);
+    pthread_mutex_unlock(&conn->tx_lock);
+    ok = nbd_tx_send(conn, iov, n);
+    nbd_tx_end(conn);
     return ok;
+}
+
+bool nbd_tx_is_congested(NbdConn *conn)
+{
+    return g_atomic_int_get(&conn->tx_waiters) > 0;
 }

@@ -173,11 +173,11 @@ static void read_simple_rest(NbdConn *conn, const NbdRequest *req, uint8_t *buf,
         now = MIN(req->length - done, NBD_BUFFER_SIZE);
         iov = (struct iovec){ buf, now };
         if (timed_pread(conn, req->offset + done, now, buf) < 0) {
-            conn->tx_broken = true;
+            conn->tx_broken = true; /* we are the one who sends */
             nbd_conn_abort(conn);
             return;
         }
-        if (!nbd_send_locked(conn, &iov, 1)) {
+        if (!nbd_tx_send(conn, &iov, 1)) {
             return;
         }
     }
@@ -195,11 +195,11 @@ static void read_simple(NbdConn *conn, const NbdRequest *req, uint8_t *buf)
         return;
     }
     nbd_put_simple_reply(head, req->cookie, NBD_SUCCESS);
-    nbd_tx_lock(conn);
-    if (nbd_send_locked(conn, iov, 2)) {
+    nbd_tx_begin(conn);
+    if (nbd_tx_send(conn, iov, 2)) {
         read_simple_rest(conn, req, buf, now);
     }
-    nbd_tx_unlock(conn);
+    nbd_tx_end(conn);
 }
 
 /* ---- WRITE ---------------------------------------------------------- */

@@ -73,7 +73,7 @@ def measure(args, socket, rw, bs, depth):
     """Requests a second."""
     command = ["fio", "--name=x", "--ioengine=nbd", f"--uri=nbd+unix:///d?socket={socket}",
                f"--rw={rw}", f"--bs={bs}", f"--iodepth={depth}", f"--size={args.size}m",
-               "--time_based", f"--runtime={args.seconds}", "--ramp_time=0.3",
+               "--time_based", f"--runtime={int(args.seconds * 1000)}ms", "--ramp_time=0.3",
                "--randrepeat=1", "--refill_buffers=0", "--output-format=json"]
     text = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           check=True, cwd=args.tmp).stdout
