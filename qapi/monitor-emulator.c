@@ -91,3 +91,48 @@ json_object *monitor_emulator_call(MonitorSet *set, const char *command,
     json_object_put(call.reply);
     return result;
 }
+
+/* ---- arguments, and commands that are left to it ---------------------------- */
+
+void monitor_add_string(json_object *args, const char *key, const char *value)
+{
+    if (value) {
+        json_object_object_add(args, key, json_object_new_string(value));
+    }
+}
+
+void monitor_add_int(json_object *args, const char *key, bool has, int64_t value)
+{
+    if (has) {
+        json_object_object_add(args, key, json_object_new_int64(value));
+    }
+}
+
+void monitor_add_bool(json_object *args, const char *key, bool has, bool value)
+{
+    if (has) {
+        json_object_object_add(args, key, json_object_new_boolean(value));
+    }
+}
+
+bool monitor_pass_on(Monitor *mon, const char *command, const char *device,
+                     json_object *args, GError **errp)
+{
+    GError *error = NULL;
+    json_object *result =
+        monitor_emulator_call(mon->set, command, args, NULL, 0, &error);
+
+    json_object_put(result);
+    if (error && device && g_str_has_prefix(error->message,
+                                            "Cannot find device")) {
+        g_clear_error(&error);
+        g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_DEVICE_NOT_FOUND,
+                    "Device '%s' not found", device);
+        return false;
+    }
+    if (error) {
+        g_propagate_error(errp, error);
+        return false;
+    }
+    return true;
+}

@@ -93,6 +93,18 @@ json_object *monitor_emulator_call(MonitorSet *set, const char *command,
                                    json_object *args, const int *fds,
                                    size_t n_fds, GError **errp);
 
+/* Put a member into arguments for it, if there is one. */
+void monitor_add_string(json_object *args, const char *key, const char *value);
+void monitor_add_int(json_object *args, const char *key, bool has, int64_t value);
+void monitor_add_bool(json_object *args, const char *key, bool has, bool value);
+/*
+ * Leave a command to the emulator; @args is taken over, the result is dropped.
+ * @device: the one that it is about; QEMU 7.2's "Cannot find device" becomes
+ * DeviceNotFound with that name.  NULL: errors are passed on as they are.
+ */
+bool monitor_pass_on(Monitor *mon, const char *command, const char *device,
+                     json_object *args, GError **errp);
+
 /* ---- the set ----------------------------------------------------------- */
 
 typedef struct MonitorAction MonitorAction;

@@ -23,43 +23,6 @@ static BlockBackend *own_drive(Monitor *mon, const char *device,
     return name ? blk_by_name(sc->block, name) : NULL;
 }
 
-static void add_string(json_object *args, const char *key, const char *value)
-{
-    if (value) {
-        json_object_object_add(args, key, json_object_new_string(value));
-    }
-}
-
-static void add_int(json_object *args, const char *key, bool has, int64_t value)
-{
-    if (has) {
-        json_object_object_add(args, key, json_object_new_int64(value));
-    }
-}
-
-/* QEMU 7.2 has no class of its own for a device that is not there. */
-static bool pass_on(Monitor *mon, const char *command, const char *device,
-                    json_object *args, GError **errp)
-{
-    GError *error = NULL;
-    json_object *result =
-        monitor_emulator_call(mon->set, command, args, NULL, 0, &error);
-
-    json_object_put(result);
-    if (error && device && g_str_has_prefix(error->message,
-                                            "Cannot find device")) {
-        g_clear_error(&error);
-        g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_DEVICE_NOT_FOUND,
-                    "Device '%s' not found", device);
-        return false;
-    }
-    if (error) {
-        g_propagate_error(errp, error);
-        return false;
-    }
-    return true;
-}
-
 /* ---- streams ---------------------------------------------------------------------- */
 
 bool qmp_block_stream(Monitor *mon, BlockStreamArguments *arg, GError **errp)
@@ -72,11 +35,11 @@ bool qmp_block_stream(Monitor *mon, BlockStreamArguments *arg, GError **errp)
                                   arg->has_speed ? arg->speed : 0, errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", arg->device);
-    add_string(args, "base", arg->base);
-    add_string(args, "job-id", arg->job_id);
-    add_int(args, "speed", arg->has_speed, arg->speed);
-    return pass_on(mon, "block-stream", arg->device, args, errp);
+    monitor_add_string(args, "device", arg->device);
+    monitor_add_string(args, "base", arg->base);
+    monitor_add_string(args, "job-id", arg->job_id);
+    monitor_add_int(args, "speed", arg->has_speed, arg->speed);
+    return monitor_pass_on(mon, "block-stream", arg->device, args, errp);
 }
 
 bool qmp_block_stream_cancel(Monitor *mon, const char *device, GError **errp)
@@ -87,8 +50,8 @@ bool qmp_block_stream_cancel(Monitor *mon, const char *device, GError **errp)
         return block_job_cancel(monitor_sidecar(mon)->jobs, device, true, errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", device);
-    return pass_on(mon, "block-job-cancel", device, args, errp);
+    monitor_add_string(args, "device", device);
+    return monitor_pass_on(mon, "block-job-cancel", device, args, errp);
 }
 
 BlockStreamInfoList *qmp_query_block_stream(Monitor *mon, GError **errp)
@@ -127,13 +90,13 @@ bool qmp_blockdev_snapshot_sync(Monitor *mon, const char *device,
                               errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", device);
-    add_string(args, "node-name", node_name);
-    add_string(args, "snapshot-file", snapshot_file);
-    add_string(args, "snapshot-node-name", snapshot_node_name);
-    add_string(args, "format", format);
-    add_string(args, "mode", has_mode ? SidecarSnapshotMode_str(mode) : NULL);
-    return pass_on(mon, "blockdev-snapshot-sync", device, args, errp);
+    monitor_add_string(args, "device", device);
+    monitor_add_string(args, "node-name", node_name);
+    monitor_add_string(args, "snapshot-file", snapshot_file);
+    monitor_add_string(args, "snapshot-node-name", snapshot_node_name);
+    monitor_add_string(args, "format", format);
+    monitor_add_string(args, "mode", has_mode ? SidecarSnapshotMode_str(mode) : NULL);
+    return monitor_pass_on(mon, "blockdev-snapshot-sync", device, args, errp);
 }
 
 /* ---- jobs ----------------------------------------------------------------------------- */
@@ -143,18 +106,18 @@ static json_object *describe(const BlockJobInfo *job)
 {
     json_object *o = json_object_new_object();
 
-    add_string(o, "type", job->type);
-    add_string(o, "device", job->device);
-    add_int(o, "len", true, job->len);
-    add_int(o, "offset", true, job->offset);
-    add_int(o, "speed", true, job->speed);
-    json_object_object_add(o, "busy", json_object_new_boolean(true));
-    json_object_object_add(o, "paused", json_object_new_boolean(false));
-    json_object_object_add(o, "ready", json_object_new_boolean(false));
-    add_string(o, "io-status", "ok");
-    add_string(o, "status", job->cancelling ? "aborting" : "running");
-    json_object_object_add(o, "auto-finalize", json_object_new_boolean(true));
-    json_object_object_add(o, "auto-dismiss", json_object_new_boolean(true));
+    monitor_add_string(o, "type", job->type);
+    monitor_add_string(o, "device", job->device);
+    monitor_add_int(o, "len", true, job->len);
+    monitor_add_int(o, "offset", true, job->offset);
+    monitor_add_int(o, "speed", true, job->speed);
+    monitor_add_bool(o, "busy", true, true);
+    monitor_add_bool(o, "paused", true, false);
+    monitor_add_bool(o, "ready", true, false);
+    monitor_add_string(o, "io-status", "ok");
+    monitor_add_string(o, "status", job->cancelling ? "aborting" : "running");
+    monitor_add_bool(o, "auto-finalize", true, true);
+    monitor_add_bool(o, "auto-dismiss", true, true);
     return o;
 }
 
@@ -180,11 +143,9 @@ bool qmp_block_job_cancel(Monitor *mon, const char *device, bool has_force,
         return block_job_cancel(monitor_sidecar(mon)->jobs, device, false, errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", device);
-    if (has_force) {
-        json_object_object_add(args, "force", json_object_new_boolean(force));
-    }
-    return pass_on(mon, "block-job-cancel", device, args, errp);
+    monitor_add_string(args, "device", device);
+    monitor_add_bool(args, "force", has_force, force);
+    return monitor_pass_on(mon, "block-job-cancel", device, args, errp);
 }
 
 bool qmp_block_job_set_speed(Monitor *mon, const char *device, int64_t speed,
@@ -197,7 +158,7 @@ bool qmp_block_job_set_speed(Monitor *mon, const char *device, int64_t speed,
                                    errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", device);
-    add_int(args, "speed", true, speed);
-    return pass_on(mon, "block-job-set-speed", device, args, errp);
+    monitor_add_string(args, "device", device);
+    monitor_add_int(args, "speed", true, speed);
+    return monitor_pass_on(mon, "block-job-set-speed", device, args, errp);
 }

@@ -10,30 +10,6 @@
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
 
-static void add_string(json_object *args, const char *key, const char *value)
-{
-    if (value) {
-        json_object_object_add(args, key, json_object_new_string(value));
-    }
-}
-
-static void add_bool(json_object *args, const char *key, bool has, bool value)
-{
-    if (has) {
-        json_object_object_add(args, key, json_object_new_boolean(value));
-    }
-}
-
-static bool pass_on(Monitor *mon, const char *command, json_object *args,
-                    GError **errp)
-{
-    json_object *result =
-        monitor_emulator_call(mon->set, command, args, NULL, 0, errp);
-
-    json_object_put(result);
-    return result;
-}
-
 bool qmp_block_resize(Monitor *mon, const char *device, const char *node_name,
                       int64_t size, GError **errp)
 {
@@ -45,10 +21,10 @@ bool qmp_block_resize(Monitor *mon, const char *device, const char *node_name,
         return emu_block_resize(sc, name, size, errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", device);
-    add_string(args, "node-name", node_name);
-    json_object_object_add(args, "size", json_object_new_int64(size));
-    return pass_on(mon, "block_resize", args, errp);
+    monitor_add_string(args, "device", device);
+    monitor_add_string(args, "node-name", node_name);
+    monitor_add_int(args, "size", true, size);
+    return monitor_pass_on(mon, "block_resize", NULL, args, errp);
 }
 
 bool qmp_eject(Monitor *mon, const char *device, const char *id, bool has_force,
@@ -62,10 +38,10 @@ bool qmp_eject(Monitor *mon, const char *device, const char *id, bool has_force,
         return emu_eject(sc, name, has_force && force, errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", device);
-    add_string(args, "id", id);
-    add_bool(args, "force", has_force, force);
-    return pass_on(mon, "eject", args, errp);
+    monitor_add_string(args, "device", device);
+    monitor_add_string(args, "id", id);
+    monitor_add_bool(args, "force", has_force, force);
+    return monitor_pass_on(mon, "eject", NULL, args, errp);
 }
 
 bool qmp_blockdev_change_medium(Monitor *mon, const char *device,
@@ -87,11 +63,11 @@ bool qmp_blockdev_change_medium(Monitor *mon, const char *device,
                                  has_force && force, errp);
     }
     args = json_object_new_object();
-    add_string(args, "device", device);
-    add_string(args, "id", id);
-    add_string(args, "filename", filename);
-    add_string(args, "format", format);
-    add_bool(args, "force", has_force, force);
-    add_string(args, "read-only-mode", read_only);
-    return pass_on(mon, "blockdev-change-medium", args, errp);
+    monitor_add_string(args, "device", device);
+    monitor_add_string(args, "id", id);
+    monitor_add_string(args, "filename", filename);
+    monitor_add_string(args, "format", format);
+    monitor_add_bool(args, "force", has_force, force);
+    monitor_add_string(args, "read-only-mode", read_only);
+    return monitor_pass_on(mon, "blockdev-change-medium", NULL, args, errp);
 }
