@@ -35,8 +35,8 @@ check-system: all tools guest $(FUZZ)
 
 # The same tests with many more rounds, and those that are only for this.
 check-long: deps-check
-	@$(AGAIN) all tools guest $(FUZZ)
-	SIDECAR_TEST_LONG=1 SIDECAR_TIMEOUT_SCALE=20 $(PROVE) $(SYSTEM)
+	@$(AGAIN) all tools guest $(UNIT) $(FUZZ)
+	SIDECAR_TEST_LONG=1 SIDECAR_TIMEOUT_SCALE=20 $(PROVE) $(SYSTEM) $(UNIT)
 
 # The small guest of the system tests (a kernel and an initramfs).
 guest:

@@ -18,6 +18,7 @@
 
 #include "../../block/blklogwrites.h"
 #include "../../block/qcow2.h"
+#include "block/job.h"
 #include "qcow2-test.h"
 
 #define SIZE (512 * 1024)
@@ -353,14 +354,15 @@ static void check_slots(const char *img, Progress *p)
     }
 }
 
-static void test_kill(void)
+/* Two hundred times: fifty for each kind of image. */
+static void test_kill(gconstpointer options)
 {
     g_autofree char *img = path("kill.qcow2");
     Progress *p = mmap(NULL, sizeof(*p), PROT_READ | PROT_WRITE,
                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-    qcow2_test_create(img, "cluster_size=4k", SIZE);
-    for (unsigned i = 0; i < (thorough ? 200 : 12); i++) {
+    qcow2_test_create(img, options, SIZE);
+    for (unsigned i = 0; i < (thorough ? 500 : 50); i++) {
         unsigned goal = p->started + g_test_rand_int_range(1, 60);
         pid_t pid = fork();
 
@@ -378,6 +380,137 @@ static void test_kill(void)
         check_slots(img, p);
     }
     munmap(p, sizeof(*p));
+    g_unlink(img);
+}
+
+/* ---- killed in the middle of a stream ------------------------------------------------------ */
+
+/*
+ * A drive over a base of 0xbb bytes. The child writes as above, and beside that
+ * streams, again and again cancelled, and at some time takes a snapshot, until
+ * it is killed. Whatever the headers say then: flushed writes are there, and
+ * where nothing was written there is the base's data.
+ */
+static void nothing_ended(void *opaque, const BlockJobInfo *info)
+{
+}
+
+typedef struct {
+    BlockBackend *blk;
+    const char *over;
+    unsigned until_snapshot;
+} Admin;
+
+static void *administer(void *opaque)
+{
+    Admin *a = opaque;
+    BlockJobSet *jobs = block_job_set_new(nothing_ended, NULL);
+
+    for (unsigned i = 0;; i++) {
+        if (i == a->until_snapshot) {
+            block_snapshot(a->blk, a->over, "qcow2", false, NULL);
+        }
+        block_stream_start(jobs, a->blk, NULL, 1 << (20 + i % 4), NULL);
+        g_usleep(1000 << i % 8);
+        block_job_cancel(jobs, "disk", true, NULL);
+    }
+    return NULL;
+}
+
+static void stream_child(const char *img, const char *over, unsigned until,
+                         Progress *p)
+{
+    BlockNode *bs = block_test_open(img, "qcow2", FLAGS);
+    Admin a = { blk_new(block_context_new(), "disk", bs, NULL), over, until };
+    uint32_t buf[1024];
+    pthread_t t;
+
+    pthread_create(&t, NULL, administer, &a);
+    for (unsigned n = 1;; n++) {
+        for (unsigned i = 0; i < G_N_ELEMENTS(buf); i++) {
+            buf[i] = n;
+        }
+        p->started = n;
+        if (blk_pwrite(a.blk, n * 37 % SLOTS * 4096, 4096, buf, 0) < 0) {
+            _exit(1);
+        }
+        if (n % 5 == 0) {
+            if (blk_flush(a.blk) < 0) {
+                _exit(1);
+            }
+            p->flushed = n;
+        }
+    }
+}
+
+/* The snapshot, if there is one by now: whoever took it may have told nobody. */
+static const char *which_image(const char *img, const char *over)
+{
+    g_autoptr(BlockNode) bs = bdrv_open(over, "qcow2", 0, NULL);
+
+    return bs ? over : img;
+}
+
+static void check_over_base(const char *img, Progress *p)
+{
+    g_autoptr(BlockNode) bs = block_test_open(img, "qcow2", 0);
+    uint32_t buf[1024];
+
+    for (unsigned slot = 0; slot < SLOTS; slot++) {
+        unsigned least = last_for(slot, p->flushed);
+
+        g_assert_cmpint(bdrv_pread(bs, slot * 4096, 4096, buf), ==, 0);
+        if (least || buf[0] != 0xbbbbbbbb) {
+            g_assert_cmpuint(buf[0], >=, least);
+            g_assert_cmpuint(buf[0], <=, p->started);
+            g_assert_cmpuint(buf[0], >, 0);
+        }
+        g_assert_cmpint(memcmp(buf, buf + 1, sizeof(buf) - 4), ==, 0);
+    }
+}
+
+static void test_kill_stream(void)
+{
+    g_autofree char *base = path("base.raw"), *img = path("kill.qcow2");
+    g_autofree char *over = path("over.qcow2"), *data = g_malloc(SIZE);
+    unsigned alone = 0, snapshots = 0;
+    Progress *p = mmap(NULL, sizeof(*p), PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    memset(data, 0xbb, SIZE);
+    g_assert_true(g_file_set_contents_full(base, data, SIZE, 0, 0600, NULL));
+    for (unsigned i = 0; i < (thorough ? 500 : 50); i++) {
+        unsigned goal = g_test_rand_int_range(1, 200);
+        unsigned until = g_test_rand_int_range(0, 4);
+        g_autoptr(BlockNode) bs = NULL;
+        const char *top;
+        pid_t pid;
+
+        p->started = p->flushed = 0;
+        g_assert_true(bdrv_create(img, "qcow2", SIZE, base, "raw", NULL));
+        pid = fork();
+        if (pid == 0) {
+            stream_child(img, over, until, p);
+            _exit(0);
+        }
+        while (p->started < goal && waitpid(pid, NULL, WNOHANG) == 0) {
+            g_usleep(g_test_rand_int_range(10, 1000));
+        }
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        g_assert_cmpuint(p->started, >=, goal);
+        top = which_image(img, over);
+        qcow2_test_check(img, true);
+        qcow2_test_check(top, true);
+        check_over_base(top, p);
+        bs = block_test_open(top, "qcow2", 0);
+        alone += !bs->backing;
+        snapshots += top == over;
+        g_unlink(over);
+        g_unlink(img);
+    }
+    g_test_message("%u images stood alone, %u snapshots", alone, snapshots);
+    munmap(p, sizeof(*p));
 }
 
 int main(int argc, char **argv)
@@ -388,7 +521,13 @@ int main(int argc, char **argv)
     thorough = g_getenv("SIDECAR_TEST_LONG");
     dir = block_test_dir_new();
     g_test_add_func("/qcow2/crash/cuts", test_cuts);
-    g_test_add_func("/qcow2/crash/kill", test_kill);
+    g_test_add_data_func("/qcow2/crash/kill/4k", "cluster_size=4k", test_kill);
+    g_test_add_data_func("/qcow2/crash/kill/64k", "cluster_size=64k", test_kill);
+    g_test_add_data_func("/qcow2/crash/kill/512",
+                         "cluster_size=512,refcount_bits=64", test_kill);
+    g_test_add_data_func("/qcow2/crash/kill/v2", "cluster_size=4k,compat=0.10",
+                         test_kill);
+    g_test_add_func("/qcow2/crash/kill/stream", test_kill_stream);
     ret = g_test_run();
     block_test_dir_remove(dir);
     return ret;

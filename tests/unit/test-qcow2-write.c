@@ -445,7 +445,7 @@ int main(int argc, char **argv)
     int ret;
 
     g_test_init(&argc, &argv, NULL);
-    rounds = g_getenv("SIDECAR_TEST_LONG") ? 100000 : 400;
+    rounds = g_getenv("SIDECAR_TEST_LONG") ? 10000 : 400;
     dir = block_test_dir_new();
     g_test_add_func("/qcow2/write/random", test_random);
     g_test_add_func("/qcow2/write/refcount-table-growth", test_reftable_growth);
