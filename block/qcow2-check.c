@@ -1,15 +1,11 @@
 /*
- * Where an image has its metadata, and its refcounts counted anew.
+ * Where an image has its metadata, and what refers to what.
  *
  * An image that is opened for writing has all its metadata noted by cluster:
- * header, L1 and L2 tables, refcount table and blocks, snapshots. If two of
+ * header, L1 and L2 tables, refcount table and blocks, snapshots, bitmaps. If two of
  * them overlap, or one lies outside of the file, writing would make it worse:
  * it is refused. Later no L2 entry that points to metadata is used, and no
  * cluster of it is taken for free, whatever the refcounts say.
- *
- * An image whose dirty bit is set (lazy refcounts, and its user crashed) has
- * refcounts that are too low: they are counted from the tables before the first
- * write, as QEMU does.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -21,8 +17,14 @@
 
 #include "util/error.h"
 
-#define EXT_BITMAPS 0x23852875
 #define SNAPSHOT_BYTES 40
+
+uint64_t qcow2_file_clusters(BlockNode *bs)
+{
+    Qcow2State *s = bs->opaque;
+
+    return qcow2_cluster_end(s, bdrv_length(bs->file)) >> s->cluster_bits;
+}
 
 /* ---- the set of clusters -------------------------------------------------------- */
 
@@ -68,7 +70,7 @@ bool qcow2_meta_overlaps(Qcow2State *s, uint64_t offset, uint64_t bytes)
 /* A visit of every table. */
 typedef struct {
     BlockNode *bs;
-    uint32_t *counts;   /* by cluster, or NULL: fill s->meta */
+    uint32_t *counts;   /* by cluster, all but refcounts; or NULL: fill s->meta */
     uint64_t n_clusters;
 } Walk;
 
@@ -243,70 +245,37 @@ static bool walk_refcounts(Walk *w, GError **errp)
     return true;
 }
 
+static bool visit_bitmap(void *opaque, const char *what, uint64_t offset,
+                         uint64_t bytes, GError **errp)
+{
+    return visit(opaque, what, offset, bytes, false, errp);
+}
+
 static bool walk_all(Walk *w, GError **errp)
 {
     Qcow2State *s = w->bs->opaque;
 
-    w->n_clusters = qcow2_cluster_end(s, bdrv_length(w->bs->file)) >> s->cluster_bits;
     return visit(w, "the header", 0, s->cluster_size, false, errp) &&
            visit(w, "the L1 table", s->header.l1_offset, s->l1_size * 8, false,
                  errp) &&
-           walk_refcounts(w, errp) && walk_l1(w, s->l1, s->l1_size, false, errp) &&
-           walk_snapshots(w, errp);
+           (w->counts || walk_refcounts(w, errp)) &&
+           walk_l1(w, s->l1, s->l1_size, false, errp) && walk_snapshots(w, errp) &&
+           qcow2_bitmaps_visit(w->bs, visit_bitmap, w, errp);
 }
 
 bool qcow2_meta_init(BlockNode *bs, GError **errp)
 {
     Qcow2State *s = bs->opaque;
-    Walk w = { .bs = bs };
+    Walk w = { .bs = bs, .n_clusters = qcow2_file_clusters(bs) };
 
     s->meta = g_hash_table_new(NULL, NULL);
     return walk_all(&w, errp);
 }
 
-static bool has_bitmaps(const Qcow2State *s)
+bool qcow2_count_references(BlockNode *bs, uint32_t *counts, uint64_t n,
+                            GError **errp)
 {
-    const GByteArray *others = s->ext.others;
+    Walk w = { .bs = bs, .counts = counts, .n_clusters = n };
 
-    for (guint pos = 0; pos + 8 <= others->len;) {
-        if (get_be(others->data + pos, 4) == EXT_BITMAPS) {
-            return s->header.autoclear & 1;
-        }
-        pos += 8 + ((get_be(others->data + pos + 4, 4) + 7) & ~UINT64_C(7));
-    }
-    return false;
-}
-
-bool qcow2_rebuild_refcounts(BlockNode *bs, GError **errp)
-{
-    Qcow2State *s = bs->opaque;
-    uint64_t n = qcow2_cluster_end(s, bdrv_length(bs->file)) >> s->cluster_bits;
-    g_autofree uint32_t *counts = NULL;
-    Walk w = { .bs = bs };
-    int ret;
-
-    if (has_bitmaps(s)) {
-        g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED,
-                    "'%s': the refcounts must be counted anew, but the image has "
-                    "bitmaps (qemu-img check -r all does it)", bs->filename);
-        return false;
-    }
-    counts = n < SIZE_MAX / 4 ? g_try_malloc0(n * 4) : NULL;
-    if (!counts) {
-        error_set(errp, "'%s': no memory to count references", bs->filename);
-        return false;
-    }
-    w.counts = counts;
-    if (!walk_all(&w, errp)) {
-        return false;
-    }
-    pthread_mutex_lock(&s->alloc_lock);
-    ret = qcow2_refcounts_replace(bs, 0, n, counts);
-    pthread_mutex_unlock(&s->alloc_lock);
-    ret = ret < 0 ? ret : qcow2_settle(bs);
-    if (ret < 0) {
-        error_set_errno(errp, -ret, "'%s': the refcounts could not be corrected "
-                        "(see qemu-img check -r all)", bs->filename);
-    }
-    return ret == 0;
+    return walk_all(&w, errp);
 }

@@ -306,7 +306,7 @@ int qcow2_flush(BlockNode *bs)
 int qcow2_settle(BlockNode *bs)
 {
     Qcow2State *s = bs->opaque;
-    int ret = 0;
+    int ret = atomic_load(&s->broken) ? -EIO : 0;
 
     while (atomic_load(&s->meta_dirty) && ret == 0) {
         ret = qcow2_checkpoint(bs);

@@ -291,6 +291,9 @@ bool qcow2_change_backing_file(BlockNode *bs, const char *file,
     ret = ret < 0 ? ret : bdrv_flush(bs->file);
     ret = ret < 0 ? ret : write_name(bs, &h, file);
     ret = ret < 0 ? ret : qcow2_header_patch(bs, 0, buf, sizeof(buf));
+    if (ret == 0 && atomic_load(&s->broken)) {
+        ret = qcow2_mark_corrupt(bs); /* found meanwhile: not overwritten */
+    }
     if (ret < 0) {
         error_set_errno(errp, -ret, "'%s': could not change the backing file",
                         bs->filename);

@@ -14,18 +14,38 @@
 
 #include "util/error.h"
 
+/*
+ * From now on the header says so, too: nobody writes the image until
+ * qemu-img check -r has been over it. Version 2 has no place for that.
+ */
+int qcow2_mark_corrupt(BlockNode *bs)
+{
+    Qcow2State *s = bs->opaque;
+    uint64_t bits = GUINT64_TO_BE(s->header.incompatible | QCOW2_INCOMPAT_CORRUPT);
+
+    if (s->version < 3 || bdrv_is_read_only(bs)) {
+        return 0;
+    }
+    return qcow2_header_patch(bs, 72, &bits, sizeof(bits));
+}
+
 int qcow2_corrupt(BlockNode *bs, const char *fmt, ...)
 {
     Qcow2State *s = bs->opaque;
     g_autofree char *text = NULL;
     va_list ap;
 
-    if (!atomic_exchange(&s->broken, true)) {
-        va_start(ap, fmt);
-        text = g_strdup_vprintf(fmt, ap);
-        va_end(ap);
-        g_printerr("qemu-sidecar: '%s': the qcow2 image is corrupt: %s; %s\n",
-                   bs->filename, text, "it is not written any more");
+    if (atomic_exchange(&s->broken, true)) {
+        return -EIO;
+    }
+    va_start(ap, fmt);
+    text = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    g_printerr("qemu-sidecar: '%s': the qcow2 image is corrupt: %s; %s\n",
+               bs->filename, text, "it is not written any more");
+    if (qcow2_mark_corrupt(bs) < 0) {
+        g_printerr("qemu-sidecar: '%s': could not mark it as corrupt\n",
+                   bs->filename);
     }
     return -EIO;
 }
@@ -88,34 +108,50 @@ static int write_features(BlockNode *bs, Qcow2State *s)
 }
 
 /*
- * What must be so before the first write. Who does not know what an autoclear
- * bit stands for (bitmaps, for one) clears it: what it covers is no longer
- * true then.
+ * Autoclear bits that we do not know are cleared: what they stand for is no longer
+ * true then. We know bitmaps, and how to say that they are not (qcow2-bitmaps.c);
+ * if they make no sense, they get the same treatment.
  */
+static void choose_autoclear(BlockNode *bs, Qcow2State *s)
+{
+    GError *err = NULL;
+
+    s->header.autoclear &= QCOW2_AUTOCLEAR_BITMAPS;
+    if (!qcow2_bitmaps_check(bs, &err)) {
+        g_printerr("qemu-sidecar: %s; QEMU will ignore them\n", err->message);
+        g_error_free(err);
+        s->header.autoclear = 0;
+    }
+}
+
+/* What must be so before the first write. */
 static bool prepare_writing(BlockNode *bs, Qcow2State *s, GError **errp)
 {
     bool dirty = s->header.incompatible & QCOW2_INCOMPAT_DIRTY;
-    int ret;
+    uint64_t autoclear = s->header.autoclear;
+    int ret = 0;
 
     if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
         error_set(errp, "qcow2: Image is corrupt; cannot be opened read/write "
                   "(see qemu-img check -r all)");
         return false;
     }
-    if (!qcow2_refcount_init(bs, errp) || !qcow2_meta_init(bs, errp) ||
-        (dirty && !qcow2_rebuild_refcounts(bs, errp))) {
+    if (!qcow2_refcount_init(bs, errp)) {
         return false;
     }
-    if (dirty || s->header.autoclear) {
-        s->header.incompatible &= ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
-        s->header.autoclear = 0;
-        ret = write_features(bs, s);
-        if (ret < 0) {
-            error_set_errno(errp, -ret, "Could not write the header");
-            return false;
-        }
+    choose_autoclear(bs, s);
+    if ((dirty && !qcow2_repair(bs, errp)) || !qcow2_meta_init(bs, errp)) {
+        return false;
     }
-    return true;
+    if (dirty || s->header.autoclear != autoclear) {
+        s->header.incompatible &= ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
+        ret = write_features(bs, s);
+    }
+    ret = ret < 0 ? ret : qcow2_bitmaps_mark_in_use(bs);
+    if (ret < 0) {
+        error_set_errno(errp, -ret, "Could not write the header");
+    }
+    return ret == 0;
 }
 
 static void free_state(Qcow2State *s)
@@ -173,7 +209,7 @@ static void write_rest(BlockNode *bs, Qcow2State *s)
 {
     int ret = qcow2_settle(bs);
 
-    if (ret < 0) {
+    if (ret < 0 && !atomic_load(&s->broken)) {
         g_printerr("qemu-sidecar: '%s': could not write all metadata: %s\n",
                    bs->filename, g_strerror(-ret));
     }

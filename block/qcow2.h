@@ -9,7 +9,9 @@
  *     qcow2-zero.c        zeroes and discards
  *     qcow2-refcount.c    the cache of refcount blocks, finding free clusters
  *     qcow2-checkpoint.c  metadata to the disk, in an order that survives
- *     qcow2-check.c       refcounts counted anew; what is metadata
+ *     qcow2-check.c       what is metadata, what refers to what
+ *     qcow2-repair.c      refcounts counted anew
+ *     qcow2-bitmaps.c     persistent bitmaps, which are only kept
  *     qcow2-resize.c      another size, another backing file
  *     qcow2-create.c      new images
  *
@@ -42,6 +44,7 @@ enum { /* incompatible features */
     QCOW2_INCOMPAT_COMPRESSION = 1 << 3,
     QCOW2_INCOMPAT_EXTENDED_L2 = 1 << 4,
 };
+#define QCOW2_AUTOCLEAR_BITMAPS UINT64_C(1)
 
 enum {
     QCOW2_EXT_END = 0,
@@ -234,8 +237,11 @@ static inline bool qcow2_has_backing(const BlockNode *bs, const Qcow2State *s)
     return bs->backing || s->ext.backing_file;
 }
 
-/* Something on disk can't be right: say so once, and write no more.  -EIO. */
+/* Something on disk can't be right: say so once, on stderr and in the header,
+ * and write no more.  -EIO. */
 int qcow2_corrupt(BlockNode *bs, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
+/* The header's bit for that.  Idempotent. */
+int qcow2_mark_corrupt(BlockNode *bs);
 
 /* Behind the end of the file there are zeros. */
 int qcow2_file_pread(BlockNode *bs, uint64_t offset, int64_t bytes, void *buf);
@@ -356,8 +362,31 @@ bool qcow2_meta_init(BlockNode *bs, GError **errp);
 void qcow2_meta_add(Qcow2State *s, uint64_t offset, uint64_t bytes);
 void qcow2_meta_remove(Qcow2State *s, uint64_t offset, uint64_t bytes);
 bool qcow2_meta_overlaps(Qcow2State *s, uint64_t offset, uint64_t bytes);
-/* Count all references and set the refcounts to that. */
-bool qcow2_rebuild_refcounts(BlockNode *bs, GError **errp);
+/* Clusters of the file, begun ones too. */
+uint64_t qcow2_file_clusters(BlockNode *bs);
+/* Add all references to @counts, of @n clusters, but for those to refcount blocks
+ * and their table. */
+bool qcow2_count_references(BlockNode *bs, uint32_t *counts, uint64_t n,
+                            GError **errp);
+
+/* ---- after a crash (qcow2-repair.c) -------------------------------------------- */
+
+/* Count all references, set the refcounts to that, and the COPIED flags.  Comes
+ * after qcow2_refcount_init, before qcow2_meta_init. */
+bool qcow2_repair(BlockNode *bs, GError **errp);
+
+/* ---- bitmaps (qcow2-bitmaps.c) -------------------------------------------------- */
+
+typedef bool Qcow2VisitFn(void *opaque, const char *what, uint64_t offset,
+                          uint64_t bytes, GError **errp);
+
+bool qcow2_has_bitmaps(const Qcow2State *s); /* that somebody believes in */
+bool qcow2_bitmaps_check(BlockNode *bs, GError **errp);
+/* All that the bitmaps refer to. */
+bool qcow2_bitmaps_visit(BlockNode *bs, Qcow2VisitFn *fn, void *opaque,
+                         GError **errp);
+/* They will no longer be true: say so in the image and on stderr. */
+int qcow2_bitmaps_mark_in_use(BlockNode *bs);
 
 /* Change bytes of the header on disk, durable when it returns. */
 int qcow2_header_patch(BlockNode *bs, size_t at, const void *bytes, size_t n);

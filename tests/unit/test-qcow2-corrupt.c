@@ -29,17 +29,22 @@ typedef struct {
 } Image;
 
 /* 4 KiB clusters: header, reftable, refblock, L1, then L2 and data. */
-static Image make_image(const char *img)
+static Image make_image_with(const char *img, const char *options)
 {
     Image i;
     char *data;
 
-    qcow2_test_create(img, "cluster_size=4k", SIZE);
+    qcow2_test_create(img, options, SIZE);
     g_assert_true(block_test_run("qemu-io -f qcow2 -c 'write -P 1 0 300k' "
                                  "-c 'write -z 400k 8k' '%s'", img));
     g_assert_true(g_file_get_contents(img, &data, &i.len, NULL));
     i.data = (uint8_t *)data;
     return i;
+}
+
+static Image make_image(const char *img)
+{
+    return make_image_with(img, "cluster_size=4k");
 }
 
 static void save(const char *img, const uint8_t *data, size_t len)
@@ -191,11 +196,56 @@ static void check_unharmed(const char *img, const Image *before, size_t from,
     g_assert_cmpmem(data + from, to - from, before->data + from, to - from);
 }
 
+/* …but for the corrupt bit, which a version 3 header has by now: it is opened for
+ * writing again only when qemu-img has repaired it. */
+static void check_marked(const char *img, const Image *before)
+{
+    g_autofree char *data = NULL;
+    bool v3 = before->data[7] == 3;
+    gsize len;
+
+    g_assert_true(g_file_get_contents(img, &data, &len, NULL));
+    g_assert_cmpint(data[79] & QCOW2_INCOMPAT_CORRUPT, ==,
+                    v3 ? QCOW2_INCOMPAT_CORRUPT : data[79] & QCOW2_INCOMPAT_CORRUPT);
+    if (v3) {
+        data[79] &= ~QCOW2_INCOMPAT_CORRUPT;
+    }
+    g_assert_cmpmem(data, len, before->data, before->len);
+    if (v3) {
+        refuse(img, BDRV_O_RDWR, "Image is corrupt; cannot be opened read/write",
+               SIDECAR_ERROR_GENERIC);
+        g_assert_true(block_test_run("qemu-img info -U --output=json '%s' | "
+                                     "grep -q '\"corrupt\": true'", img));
+        /* It can't repair everything. */
+        if (block_test_run("qemu-img check -q -r all '%s'", img)) {
+            bdrv_unref(block_test_open(img, "qcow2", BDRV_O_RDWR));
+        }
+    }
+}
+
+/* Whatever would write is refused, not only what met the corruption. */
+static void check_refuses_writes(BlockNode *bs)
+{
+    uint8_t buf[4096] = { 0 };
+    GError *err = NULL;
+
+    g_assert_cmpint(bdrv_pwrite(bs, 8192, 4096, buf, 0), ==, -EIO);
+    g_assert_cmpint(bdrv_pwrite(bs, 1 << 20, 4096, buf, 0), ==, -EIO);
+    g_assert_cmpint(bdrv_pwrite_zeroes(bs, 8192, 4096, 0), ==, -EIO);
+    g_assert_cmpint(bdrv_pdiscard(bs, 8192, 4096), ==, -EIO);
+    g_assert_false(bdrv_change_backing_file(bs, "x", "raw", &err));
+    g_assert_nonnull(err);
+    g_clear_error(&err);
+    g_assert_false(bdrv_truncate(bs, 2 * SIZE, &err));
+    g_assert_nonnull(err);
+    g_clear_error(&err);
+}
+
 /* An L2 entry that points to metadata, or nowhere. */
-static void test_l2_entry(void)
+static void run_l2_entry(const char *options)
 {
     g_autofree char *img = path("l2.qcow2");
-    Image i = make_image(img);
+    Image i = make_image_with(img, options);
     uint64_t l1 = table_at(&i, 40), l2 = table_at(&i, l1) & QCOW2_OFFSET_MASK;
     uint64_t targets[] = { 0x1000, 0x2000, l1, l2, 0x1000 + 512, 1 << 30,
                            QCOW2_OFFSET_MASK & ~UINT64_C(4095) };
@@ -207,16 +257,40 @@ static void test_l2_entry(void)
 
         put(c.data + l2, targets[k] | QCOW2_OFLAG_COPIED, 8);
         save(img, c.data, c.len);
-        bs = block_test_open(img, "qcow2", BDRV_O_RDWR);
+        bs = block_test_open(img, "qcow2", BDRV_O_RDWR | BDRV_O_UNMAP);
         g_assert_cmpint(bdrv_pwrite(bs, 0, 4096, buf, 0), ==, -EIO);
-        g_assert_cmpint(bdrv_pwrite(bs, 8192, 4096, buf, 0), ==, -EIO);
+        check_refuses_writes(bs);
         g_assert_cmpint(bdrv_pread(bs, 8192, 4096, buf), ==, 0);
         g_assert_cmpint(buf[0], ==, 1);
         memset(buf, 0, sizeof(buf));
         bdrv_unref(bs);
-        check_unharmed(img, &c, 0, c.len);
+        check_marked(img, &c);
         g_free(c.data);
     }
+    g_free(i.data);
+}
+
+static void test_l2_entry(void)
+{
+    run_l2_entry("cluster_size=4k");
+    run_l2_entry("cluster_size=4k,compat=0.10");
+}
+
+/* Read-only nothing is written, not even that. */
+static void test_read_only_is_not_marked(void)
+{
+    g_autofree char *img = path("ro.qcow2");
+    Image i = make_image(img);
+    uint64_t l2 = table_at(&i, table_at(&i, 40)) & QCOW2_OFFSET_MASK;
+    uint8_t buf[4096];
+    BlockNode *bs;
+
+    put(i.data + l2, 0x1000 + 512, 8);
+    save(img, i.data, i.len);
+    bs = block_test_open(img, "qcow2", 0);
+    g_assert_cmpint(bdrv_pread(bs, 0, 4096, buf), ==, -EIO);
+    bdrv_unref(bs);
+    check_unharmed(img, &i, 0, i.len);
     g_free(i.data);
 }
 
@@ -269,6 +343,7 @@ static void test_refcount_zero(void)
     bs = block_test_open(img, "qcow2", BDRV_O_RDWR);
     g_assert_cmpint(bdrv_pwrite(bs, 800 << 10, 4096, buf, 0), ==, -EIO);
     bdrv_unref(bs);
+    i.data[79] |= QCOW2_INCOMPAT_CORRUPT;
     check_unharmed(img, &i, 0, l2 + 4096);
     g_free(i.data);
 }
@@ -331,6 +406,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/corrupt/header-fields", test_header_fields);
     g_test_add_func("/qcow2/corrupt/refused-by-name", test_refused_by_name);
     g_test_add_func("/qcow2/corrupt/l2-entry", test_l2_entry);
+    g_test_add_func("/qcow2/corrupt/read-only", test_read_only_is_not_marked);
     g_test_add_func("/qcow2/corrupt/overlaps", test_overlaps);
     g_test_add_func("/qcow2/corrupt/refcount-zero", test_refcount_zero);
     g_test_add_func("/qcow2/corrupt/random", test_random_damage);
