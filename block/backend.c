@@ -186,13 +186,27 @@ static int blk_end(BlockBackend *blk, BlkRequest *r, AcctKind kind,
     return ret;
 }
 
-/* Call the hook, unless the write will be refused anyway. */
+/* Would the write be refused anyway? */
+static bool is_hooked(const BlockBackend *blk, BlockNode *bs, int64_t offset,
+                      int64_t bytes)
+{
+    return unlikely(blk->hook != NULL) && bytes > 0 && offset >= 0 &&
+        !bdrv_is_read_only(bs) && offset <= bdrv_length(bs) - bytes;
+}
+
 static void blk_before_write(BlockBackend *blk, BlockNode *bs, int64_t offset,
                              int64_t bytes)
 {
-    if (unlikely(blk->hook != NULL) && bytes > 0 && offset >= 0 &&
-        !bdrv_is_read_only(bs) && offset <= bdrv_length(bs) - bytes) {
+    if (is_hooked(blk, bs, offset, bytes) && blk->hook->before_write) {
         blk->hook->before_write(blk->hook_opaque, offset, bytes);
+    }
+}
+
+static void blk_after_write(BlockBackend *blk, BlockNode *bs, int64_t offset,
+                            int64_t bytes)
+{
+    if (is_hooked(blk, bs, offset, bytes) && blk->hook->after_write) {
+        blk->hook->after_write(blk->hook_opaque, offset, bytes);
     }
 }
 
@@ -223,6 +237,7 @@ int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
     if (likely(bs != NULL)) {
         blk_before_write(blk, bs, offset, bytes);
         ret = bdrv_pwrite(bs, offset, bytes, buf, flags);
+        blk_after_write(blk, bs, offset, bytes);
     }
     return blk_end(blk, &r, ACCT_WRITE, bytes, ret);
 }
@@ -237,6 +252,7 @@ int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
     if (likely(bs != NULL)) {
         blk_before_write(blk, bs, offset, bytes);
         ret = bdrv_pwrite_zeroes(bs, offset, bytes, flags);
+        blk_after_write(blk, bs, offset, bytes);
     }
     return blk_end(blk, &r, ACCT_WRITE, bytes, ret);
 }
@@ -249,10 +265,15 @@ int blk_pdiscard(BlockBackend *blk, int64_t offset, int64_t bytes)
 
     if (likely(bs != NULL)) {
         /* What does not reach the image need not be saved from it. */
-        if (bdrv_open_flags(bs) & BDRV_O_UNMAP) {
+        bool reaches = bdrv_open_flags(bs) & BDRV_O_UNMAP;
+
+        if (reaches) {
             blk_before_write(blk, bs, offset, bytes);
         }
         ret = bdrv_pdiscard(bs, offset, bytes);
+        if (reaches) {
+            blk_after_write(blk, bs, offset, bytes);
+        }
     }
     return blk_end(blk, &r, ACCT_UNMAP, bytes, ret);
 }

@@ -122,6 +122,14 @@ static void info_ram(GString *out, const SidecarMigrationStats *ram)
                            ram->dirty_log);
 }
 
+static void info_disk(GString *out, const SidecarMigrationStats *disk)
+{
+    append_kbytes(out, "transferred disk", disk->transferred);
+    append_kbytes(out, "remaining disk", disk->remaining);
+    append_kbytes(out, "total disk", disk->total);
+    g_string_append_printf(out, "disk throughput: %.2f mbps\n", disk->mbps);
+}
+
 static void info_cache(GString *out, const SidecarXbzrleCacheStats *x)
 {
     append_pages(out, "xbzrle", x->pages, x->bytes);
@@ -165,6 +173,9 @@ void hmp_info_migrate(HmpContext *ctx, const HmpArgs *args)
                            info->setup_time);
     if (info->ram) {
         info_ram(out, info->ram);
+    }
+    if (info->disk) {
+        info_disk(out, info->disk);
     }
     if (info->xbzrle_cache) {
         info_cache(out, info->xbzrle_cache);

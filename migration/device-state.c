@@ -77,6 +77,8 @@ static bool read_ram(void *opaque, QEMUFile *f, GError **errp)
     return ram_loader_load(ds->foreign, f, errp);
 }
 
+static const QemuStreamHandler handler = { .ram = read_ram };
+
 DeviceState *device_state_read(QEMUFile *f, uint32_t page_size, GError **errp)
 {
     g_autoptr(DeviceState) ds = g_new0(DeviceState, 1);
@@ -85,7 +87,7 @@ DeviceState *device_state_read(QEMUFile *f, uint32_t page_size, GError **errp)
     ds->refs = 1;
     qemu_stream_init(&ds->stream);
     ds->blocks = g_array_new(FALSE, FALSE, sizeof(RamBlock));
-    if (!qemu_stream_read(f, &ds->stream, NULL, read_ram, &c, errp)) {
+    if (!qemu_stream_read(f, &ds->stream, &handler, &c, errp)) {
         return NULL;
     }
     return g_steal_pointer(&ds);

@@ -5,7 +5,11 @@
  * locks.  The stream is read here: pages of shared RAM go straight into the
  * guest's memory, everything else is kept.  When all of it has arrived the
  * images are opened for writing (the source has closed them by then), and QEMU
- * gets a stream of its own that has all but the shared pages.
+ * gets a stream of its own that has all but the shared pages and the drives.
+ *
+ * If the stream has drives (migrate -b), the images are ours alone.  They are
+ * opened for writing when the first of it comes, and are closed and opened again
+ * when all is there.
  *
  * Nothing runs before QEMU has accepted that.  Any error ends this VM, with the
  * images closed and the source told; the source goes on.
@@ -16,6 +20,7 @@
 
 #include "emulator/drives.h"
 #include "emulator/vm-state.h"
+#include "migration/block-migration.h"
 #include "util/error.h"
 
 #include <string.h>
@@ -31,6 +36,7 @@ typedef struct {
 
     QemuStream stream;
     RamLoader *loader;
+    BlockLoader *drives; /* once something of a drive has come */
 } Incoming;
 
 /* ---- reading -------------------------------------------------------------------- */
@@ -66,6 +72,29 @@ static bool on_ram(void *opaque, QEMUFile *f, GError **errp)
     return ram_loader_load(in->loader, f, errp);
 }
 
+/* The source copies its drives, so ours are not in use there, as theirs would
+ * be: from now on they are written. */
+static bool on_block(void *opaque, QEMUFile *f, GError **errp)
+{
+    Incoming *in = opaque;
+    const MigrationConfig *cfg = &in->m->cfg;
+
+    if (!in->drives) {
+        if (!emu_activate_drives(cfg->cl, cfg->block, errp)) {
+            return false;
+        }
+        in->drives = block_loader_new(cfg->block);
+    }
+    return block_loader_load(in->drives, f, errp);
+}
+
+/* Now, while the source still waits for its turn: at the end it would wait for
+ * so long only. */
+static bool on_block_end(void *opaque, GError **errp)
+{
+    return block_loader_flush(((Incoming *)opaque)->drives, errp);
+}
+
 /* QEMU would find it out too, but only after all of RAM has come. */
 static bool same_machine(Incoming *in, const char *theirs, GError **errp)
 {
@@ -90,6 +119,13 @@ static bool on_header(void *opaque, const QemuStream *qs, GError **errp)
     migration_set_status(in->m, MIGRATION_STATUS_ACTIVE);
     return same_machine(in, qs->machine, errp) && make_loader(in, errp);
 }
+
+static const QemuStreamHandler handler = {
+    .header = on_header,
+    .ram = on_ram,
+    .block = on_block,
+    .block_end = on_block_end,
+};
 
 /* ---- giving it to QEMU ------------------------------------------------------------- */
 
@@ -151,7 +187,7 @@ static bool receive(Incoming *in, GError **errp)
     MigrationManager *m = in->m;
     QEMUFile *f = migration_channel_open(m->channel, true, errp);
 
-    if (!f || !qemu_stream_read(f, &in->stream, on_header, on_ram, in, errp) ||
+    if (!f || !qemu_stream_read(f, &in->stream, &handler, in, errp) ||
         !is_whole(in, f, errp)) {
         return false;
     }
@@ -202,6 +238,7 @@ static void *incoming_thread(void *opaque)
     migration_channel_answer(m->channel, NULL);
     qemu_stream_clear(&in->stream);
     ram_loader_free(in->loader);
+    block_loader_free(in->drives);
     g_idle_add(report, in);
     migration_ended(m, error);
     return NULL;

@@ -33,6 +33,9 @@ struct MigrationManager {
     MigrationChannel *channel;   /* of the one that runs */
     RamSaver *saver;             /* readable while it exists */
     RamStats last_ram;           /* of the last one, when saver is gone */
+    bool copies_drives;
+    BlockSaver *drives;          /* readable while it exists */
+    BlockMigStats last_drives;   /* when that is gone */
     QEMUFile *file;              /* for the bandwidth limit */
     gint64 start_us, end_us, setup_us;
     uint64_t downtime_ms, expected_downtime_ms;

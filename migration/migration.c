@@ -178,6 +178,8 @@ static void reset(MigrationManager *m, MigrationChannel *ch, bool incoming)
     m->downtime_ms = m->expected_downtime_ms = 0;
     m->transferred = m->bandwidth = 0;
     m->last_ram = (RamStats) { 0 };
+    m->copies_drives = false;
+    m->last_drives = (BlockMigStats) { 0 };
     m->xbzrle = m->params.xbzrle;
     m->cache_size = m->params.xbzrle_cache_size;
     m->status = MIGRATION_STATUS_NONE;
@@ -296,9 +298,14 @@ void migration_query(MigrationManager *m, MigrationInfo *info)
         .xbzrle = m->xbzrle,
         .xbzrle_cache_size = m->cache_size,
         .stall = g_strdup(m->stall),
+        .copies_drives = m->copies_drives,
+        .drives = m->last_drives,
     };
     if (m->saver) {
         ram_saver_stats(m->saver, &info->ram);
+    }
+    if (m->drives) {
+        block_saver_stats(m->drives, &info->drives);
     }
     pthread_mutex_unlock(&m->lock);
 }

@@ -37,6 +37,8 @@ typedef struct {
     RamBlock *blocks;
     size_t n_blocks;
     RamSaver *saver;
+    unsigned flags;    /* MigrationFlags */
+    BlockSaver *drives; /* with -b or -i */
     unsigned params_serial;
     MigrationParameters params;
     bool claimed;      /* the drives are ours */
@@ -176,6 +178,94 @@ static bool find_blocks(Outgoing *o, GError **errp)
     return true;
 }
 
+/* ---- drives ---------------------------------------------------------------------- */
+
+/* One that QEMU kept to itself can't be copied by us. */
+static bool all_drives_ours(const EmuCmdline *cl, GError **errp)
+{
+    for (guint i = 0; i < cl->drives->len; i++) {
+        const EmuDrive *drive = g_ptr_array_index(cl->drives, i);
+
+        if (drive->left && (drive->flags & BDRV_O_RDWR)) {
+            error_set(errp, "drive '%s' is not the sidecar's and cannot be "
+                      "copied: %s", drive->name, drive->left);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool make_block_saver(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+    g_autoptr(GPtrArray) all = NULL;
+
+    if (!(o->flags & (MIGRATION_BLK | MIGRATION_INC))) {
+        return true;
+    }
+    if (!all_drives_ours(m->cfg.cl, errp)) {
+        return false;
+    }
+    all = blk_all(m->cfg.block);
+    o->drives = block_saver_new((BlockBackend **)all->pdata, all->len,
+                                o->flags & MIGRATION_INC, errp);
+    if (!o->drives) {
+        return false;
+    }
+    pthread_mutex_lock(&m->lock);
+    m->drives = o->drives;
+    m->copies_drives = true;
+    pthread_mutex_unlock(&m->lock);
+    return true;
+}
+
+/* Before the drives are given up to others, whatever the end was. */
+static void end_block_saver(Outgoing *o)
+{
+    MigrationManager *m = o->m;
+
+    if (o->drives) {
+        pthread_mutex_lock(&m->lock);
+        block_saver_stats(o->drives, &m->last_drives);
+        m->drives = NULL;
+        pthread_mutex_unlock(&m->lock);
+        g_clear_pointer(&o->drives, block_saver_free);
+    }
+}
+
+/* A section of what the drives' pass has left, if anything. */
+static bool send_drives(Outgoing *o, bool *more, GError **errp)
+{
+    const QemuStream *qs = &o->first->stream;
+
+    qemu_stream_put_block(qs, o->f, QEMU_VM_SECTION_PART);
+    if (!block_saver_iterate(o->drives, o->f, more, errp)) {
+        return false;
+    }
+    qemu_stream_put_block_footer(qs, o->f);
+    return qemu_file_ok(o->f, errp);
+}
+
+static bool send_last_drives(Outgoing *o, GError **errp)
+{
+    const QemuStream *qs = &o->first->stream;
+
+    if (!o->drives) {
+        return true;
+    }
+    qemu_stream_put_block(qs, o->f, QEMU_VM_SECTION_END);
+    if (!block_saver_complete(o->drives, o->f, errp)) {
+        return false;
+    }
+    qemu_stream_put_block_footer(qs, o->f);
+    return qemu_file_ok(o->f, errp);
+}
+
+static uint64_t drives_pending(const Outgoing *o)
+{
+    return o->drives ? block_saver_pending(o->drives) : 0;
+}
+
 /* ---- rounds ---------------------------------------------------------------------- */
 
 static bool make_saver(Outgoing *o, GError **errp)
@@ -204,6 +294,11 @@ static bool send_setup(Outgoing *o, GError **errp)
     const QemuStream *qs = &o->first->stream;
 
     qemu_stream_put_header(qs, o->f);
+    if (o->drives) {
+        qemu_stream_put_block(qs, o->f, QEMU_VM_SECTION_START);
+        block_saver_setup(o->drives, o->f);
+        qemu_stream_put_block_footer(qs, o->f);
+    }
     qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_START);
     if (!ram_saver_setup(o->saver, o->f, errp)) {
         return false;
@@ -267,19 +362,35 @@ static uint64_t may_be_left(Outgoing *o)
     return bytes;
 }
 
-/* Until nothing of the round is left, or so little that it pays to ask the log
- * whether that could be the end: what is left stays marked. */
-static bool send_round(Outgoing *o, GError **errp)
+static bool send_ram(Outgoing *o, bool *more, GError **errp)
 {
     const QemuStream *qs = &o->first->stream;
-    bool more = true;
+
+    qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_PART);
+    if (!ram_saver_iterate(o->saver, o->f, more, errp)) {
+        return false;
+    }
+    qemu_stream_put_footer(qs, o->f);
+    return true;
+}
+
+static uint64_t all_pending(const Outgoing *o)
+{
+    return ram_saver_pending(o->saver) + drives_pending(o);
+}
+
+/* Until nothing of the round is left, or so little that it pays to ask the log
+ * whether that could be the end: what is left stays marked.  The drives' pass
+ * comes first: it takes longer, and memory changes meanwhile. */
+static bool send_round(Outgoing *o, GError **errp)
+{
+    bool more = true, more_drives = o->drives != NULL;
 
     while (more) {
-        qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_PART);
-        if (!ram_saver_iterate(o->saver, o->f, &more, errp)) {
+        if (more_drives ? !send_drives(o, &more_drives, errp) :
+            !send_ram(o, &more, errp)) {
             return false;
         }
-        qemu_stream_put_footer(qs, o->f);
         if (!(qemu_file_rate_exceeded(o->f) ? qemu_file_wait_slice(o->f, errp) :
               qemu_fflush(o->f, errp))) {
             return false;
@@ -288,7 +399,7 @@ static bool send_round(Outgoing *o, GError **errp)
         if (!follow_parameters(o, errp)) {
             return false;
         }
-        more = more && ram_saver_pending(o->saver) > may_be_left(o);
+        more = more && all_pending(o) > may_be_left(o);
     }
     return true;
 }
@@ -320,7 +431,7 @@ static char *describe_stall(const RamStats *st, const Outgoing *o,
 static bool fits(Outgoing *o)
 {
     MigrationManager *m = o->m;
-    uint64_t pending = ram_saver_pending(o->saver), fit = may_be_left(o);
+    uint64_t pending = all_pending(o), fit = may_be_left(o);
     RamStats st;
 
     ram_saver_stats(o->saver, &st);
@@ -345,6 +456,9 @@ static bool rounds(Outgoing *o, GError **errp)
         }
         if (o->rounds++ && fits(o)) {
             return true;
+        }
+        if (o->drives) {
+            block_saver_next_pass(o->drives);
         }
         if (!send_round(o, errp)) {
             return false;
@@ -407,8 +521,8 @@ static bool complete(Outgoing *o, GError **errp)
     o->stopped = running;
     migration_set_status(m, MIGRATION_STATUS_DEVICE);
     ds = save_devices(o, errp);
-    if (!ds || !same_blocks(o, ds, errp) || !send_last_ram(o, ds, errp) ||
-        !hand_over_drives(o, errp)) {
+    if (!ds || !same_blocks(o, ds, errp) || !send_last_drives(o, errp) ||
+        !send_last_ram(o, ds, errp) || !hand_over_drives(o, errp)) {
         return false;
     }
     if (running) {
@@ -446,6 +560,7 @@ static void undo(Outgoing *o, GError *error)
     bool away;
 
     migration_channel_close(m->channel, true, NULL);
+    end_block_saver(o);
     if (o->drives_away && !emu_activate_drives(m->cfg.cl, m->cfg.block, &more)) {
         pthread_mutex_lock(&m->lock);
         m->drives_away = true;
@@ -489,7 +604,7 @@ static bool migrate(Outgoing *o, GError **errp)
 {
     MigrationManager *m = o->m;
 
-    if (!claim_drives(o, errp)) {
+    if (!claim_drives(o, errp) || !make_block_saver(o, errp)) {
         return false;
     }
     o->f = migration_channel_open(m->channel, false, errp);
@@ -508,6 +623,7 @@ static void clear(Outgoing *o)
 {
     MigrationManager *m = o->m;
 
+    end_block_saver(o);
     pthread_mutex_lock(&m->lock);
     if (o->saver) {
         ram_saver_stats(o->saver, &m->last_ram);
@@ -539,26 +655,28 @@ static void add_last_words(MigrationChannel *ch, GError *error)
 
 static void *outgoing_thread(void *opaque)
 {
-    MigrationManager *m = opaque;
-    Outgoing o = { .m = m };
+    Outgoing *o = opaque;
+    MigrationManager *m = o->m;
     GError *error = NULL;
 
-    if (!migrate(&o, &error)) {
+    if (!migrate(o, &error)) {
         add_last_words(m->channel, error);
         pthread_mutex_lock(&m->lock);
         m->file = NULL; /* it goes with the channel */
         pthread_mutex_unlock(&m->lock);
-        undo(&o, error);
+        undo(o, error);
     }
-    clear(&o);
+    clear(o);
+    g_free(o);
     migration_ended(m, error);
     return NULL;
 }
 
 bool migration_start(MigrationManager *m, const char *uri, int fd,
-                     GError **errp)
+                     unsigned flags, GError **errp)
 {
     MigrationChannel *ch = migration_channel_new(uri, fd, errp);
+    Outgoing *o;
 
     if (!ch) {
         return false;
@@ -567,5 +685,12 @@ bool migration_start(MigrationManager *m, const char *uri, int fd,
         migration_channel_unref(ch);
         return false;
     }
-    return migration_run(m, ch, false, outgoing_thread, m, errp);
+    o = g_new0(Outgoing, 1);
+    o->m = m;
+    o->flags = flags;
+    if (!migration_run(m, ch, false, outgoing_thread, o, errp)) {
+        g_free(o);
+        return false;
+    }
+    return true;
 }

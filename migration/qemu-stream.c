@@ -1,10 +1,10 @@
 /*
  * Taking QEMU's stream apart and putting it together.
  *
- * The reader is a loop over section types.  Only `ram' may be a live section;
- * another one (a block migration, VFIO) has a length that only its device
- * knows, so it is refused by name.  The first section behind the end of ram
- * begins the rest, which is not looked into.
+ * The reader is a loop over section types.  Only `ram' and `block' may be live
+ * sections; another one (VFIO) has a length that only its device knows, so it is
+ * refused by name.  When ram has ended and whatever else had begun, the rest
+ * begins, which is not looked into.
  *
  * A footer is taken if it is there; whether one came after the first section
  * says whether this machine type has them.
@@ -16,6 +16,7 @@
  */
 #include "migration/qemu-stream.h"
 
+#include "migration/block-migration.h"
 #include "util/error.h"
 
 #include <string.h>
@@ -147,13 +148,22 @@ static bool read_config_subsection(QemuStream *qs, QEMUFile *f, GError **errp)
 
 /* ---- sections ---------------------------------------------------------------------- */
 
+/* A live section, of which there are two. */
+typedef struct {
+    const char *name;
+    uint32_t version;
+    bool started, ended;
+    uint32_t id;
+} LiveSection;
+
 /* What a read is doing. */
 typedef struct {
     QEMUFile *f;
     QemuStream *qs;
-    QemuStreamRamFn *ram;
+    const QemuStreamHandler *handler;
     void *opaque;
-    bool started, ended;
+    LiveSection ram, block;
+    bool footers_known;
     uint8_t next; /* the type byte that has been read */
 } Reader;
 
@@ -163,10 +173,12 @@ static bool read_type(Reader *r, GError **errp)
     return qemu_file_ok(r->f, errp);
 }
 
-static bool read_start(Reader *r, GError **errp)
+/* Leaves the section in *at. */
+static bool read_start(Reader *r, LiveSection **at, GError **errp)
 {
     char name[256];
     uint32_t id = qemu_get_be32(r->f), instance, version;
+    LiveSection *live;
 
     qemu_get_counted_string(r->f, name);
     instance = qemu_get_be32(r->f);
@@ -174,61 +186,84 @@ static bool read_start(Reader *r, GError **errp)
     if (!qemu_file_ok(r->f, errp)) {
         return false;
     }
-    if (strcmp(name, "ram")) {
+    live = !strcmp(name, r->ram.name) ? &r->ram :
+        r->handler->block && !strcmp(name, r->block.name) ? &r->block : NULL;
+    if (!live) {
         return bad(r->f, errp, "live state of \"%s\", which is not supported",
                    name);
     }
-    if (r->started || instance || version != RAM_SECTION_VERSION) {
-        return bad(r->f, errp, "ram section with instance %u and version %u%s",
-                   instance, version, r->started ? ", a second one" : "");
+    if (live->started || instance || version != live->version) {
+        return bad(r->f, errp, "%s section with instance %u and version %u%s",
+                   name, instance, version,
+                   live->started ? ", a second one" : "");
     }
-    r->started = true;
-    r->qs->ram_section = id;
+    live->started = true;
+    live->id = id;
+    *at = live;
     return true;
 }
 
-static bool read_continued(Reader *r, GError **errp)
+static bool is_open(const LiveSection *live)
+{
+    return live->started && !live->ended;
+}
+
+static bool read_continued(Reader *r, LiveSection **at, GError **errp)
 {
     uint32_t id = qemu_get_be32(r->f);
 
-    if (!r->started || id != r->qs->ram_section) {
+    *at = is_open(&r->ram) && id == r->ram.id ? &r->ram :
+        is_open(&r->block) && id == r->block.id ? &r->block : NULL;
+    if (!*at) {
         return bad(r->f, errp, "a part of section %u, which has not begun", id);
     }
     return true;
 }
 
 /* The footer, if there is one; leaves the next type byte. */
-static bool read_footer(Reader *r, bool first, GError **errp)
+static bool read_footer(Reader *r, const LiveSection *live, GError **errp)
 {
     uint32_t id;
 
     if (!read_type(r, errp)) {
         return false;
     }
-    if (first) {
+    if (!r->footers_known) {
+        r->footers_known = true;
         r->qs->footers = r->next == QEMU_VM_SECTION_FOOTER;
     }
     if (!r->qs->footers) {
         return true;
     }
     id = qemu_get_be32(r->f);
-    if (r->next != QEMU_VM_SECTION_FOOTER || id != r->qs->ram_section) {
-        return bad(r->f, errp, "the ram section does not end where it should");
+    if (r->next != QEMU_VM_SECTION_FOOTER || id != live->id) {
+        return bad(r->f, errp, "the %s section does not end where it should",
+                   live->name);
     }
     return read_type(r, errp);
+}
+
+static bool end_block(Reader *r, GError **errp)
+{
+    return !r->handler->block_end ||
+           r->handler->block_end(r->opaque, errp);
 }
 
 static bool read_section(Reader *r, GError **errp)
 {
     bool first = r->next == QEMU_VM_SECTION_START;
     bool end = r->next == QEMU_VM_SECTION_END;
+    LiveSection *live;
 
-    if (!(first ? read_start(r, errp) : read_continued(r, errp)) ||
-        !r->ram(r->opaque, r->f, errp)) {
+    if (!(first ? read_start : read_continued)(r, &live, errp) ||
+        !(live == &r->ram ? r->handler->ram :
+          r->handler->block)(r->opaque, r->f, errp)) {
         return false;
     }
-    r->ended = end;
-    return read_footer(r, first, errp);
+    live->ended = end;
+    r->qs->ram_section = r->ram.id;
+    return (!end || live == &r->ram || end_block(r, errp)) &&
+           read_footer(r, live, errp);
 }
 
 static bool read_command(Reader *r, GError **errp)
@@ -272,7 +307,7 @@ static bool read_rest(Reader *r, GError **errp)
 
 static bool read_sections(Reader *r, GError **errp)
 {
-    while (!r->ended) {
+    while (!r->ram.ended || is_open(&r->block)) {
         bool ok;
 
         switch (r->next) {
@@ -295,10 +330,14 @@ static bool read_sections(Reader *r, GError **errp)
     return read_rest(r, errp);
 }
 
-bool qemu_stream_read(QEMUFile *f, QemuStream *qs, QemuStreamHeaderFn *on_header,
-                      QemuStreamRamFn *ram, void *opaque, GError **errp)
+bool qemu_stream_read(QEMUFile *f, QemuStream *qs, const QemuStreamHandler *h,
+                      void *opaque, GError **errp)
 {
-    Reader r = { .f = f, .qs = qs, .ram = ram, .opaque = opaque };
+    Reader r = {
+        .f = f, .qs = qs, .handler = h, .opaque = opaque,
+        .ram = { .name = "ram", .version = RAM_SECTION_VERSION },
+        .block = { .name = "block", .version = BLOCK_SECTION_VERSION },
+    };
 
     if (!read_magic(f, errp) || !read_type(&r, errp)) {
         return false;
@@ -313,7 +352,7 @@ bool qemu_stream_read(QEMUFile *f, QemuStream *qs, QemuStreamHeaderFn *on_header
             }
         }
     }
-    if (on_header && !on_header(opaque, qs, errp)) {
+    if (h->header && !h->header(opaque, qs, errp)) {
         return false;
     }
     return read_sections(&r, errp);
@@ -353,23 +392,50 @@ void qemu_stream_put_header(const QemuStream *qs, QEMUFile *f)
     }
 }
 
-void qemu_stream_put_ram(const QemuStream *qs, QEMUFile *f, uint8_t type)
+static void put_section(QEMUFile *f, uint8_t type, uint32_t id,
+                        const char *name, uint32_t version)
 {
     qemu_put_byte(f, type);
-    qemu_put_be32(f, qs->ram_section);
+    qemu_put_be32(f, id);
     if (type == QEMU_VM_SECTION_START) {
-        qemu_put_counted_string(f, "ram");
+        qemu_put_counted_string(f, name);
         qemu_put_be32(f, 0);
-        qemu_put_be32(f, RAM_SECTION_VERSION);
+        qemu_put_be32(f, version);
     }
+}
+
+static void put_footer(const QemuStream *qs, QEMUFile *f, uint32_t id)
+{
+    if (qs->footers) {
+        qemu_put_byte(f, QEMU_VM_SECTION_FOOTER);
+        qemu_put_be32(f, id);
+    }
+}
+
+void qemu_stream_put_ram(const QemuStream *qs, QEMUFile *f, uint8_t type)
+{
+    put_section(f, type, qs->ram_section, "ram", RAM_SECTION_VERSION);
 }
 
 void qemu_stream_put_footer(const QemuStream *qs, QEMUFile *f)
 {
-    if (qs->footers) {
-        qemu_put_byte(f, QEMU_VM_SECTION_FOOTER);
-        qemu_put_be32(f, qs->ram_section);
-    }
+    put_footer(qs, f, qs->ram_section);
+}
+
+/* QEMU 7.2 gives block 1 and ram 2; any other than ram's will do. */
+static uint32_t block_section(const QemuStream *qs)
+{
+    return qs->ram_section == 1 ? 2 : 1;
+}
+
+void qemu_stream_put_block(const QemuStream *qs, QEMUFile *f, uint8_t type)
+{
+    put_section(f, type, block_section(qs), "block", BLOCK_SECTION_VERSION);
+}
+
+void qemu_stream_put_block_footer(const QemuStream *qs, QEMUFile *f)
+{
+    put_footer(qs, f, block_section(qs));
 }
 
 void qemu_stream_put_commands(const QemuStream *qs, QEMUFile *f)

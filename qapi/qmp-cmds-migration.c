@@ -26,26 +26,32 @@ static bool take_fd(Monitor *mon, const char *uri, int *fd, GError **errp)
     return *fd >= 0;
 }
 
+/* As in QEMU 7.2, inc alone copies drives too; the parameter does so only together
+ * with the capability. */
+static unsigned which_drives(const MigrationParameters *p, bool blk, bool inc)
+{
+    bool any = blk || inc || p->block;
+
+    return any ? MIGRATION_BLK |
+        (inc || p->block_incremental ? MIGRATION_INC : 0) : 0;
+}
+
 bool qmp_migrate(Monitor *mon, const char *uri, bool has_detach, bool detach,
                  bool has_blk, bool blk, bool has_inc, bool inc,
                  bool has_xbzrle, bool xbzrle, GError **errp)
 {
+    MigrationParameters p;
     int fd = -1;
 
-    if ((has_blk && blk) || (has_inc && inc)) {
-        error_set(errp, "Copying the drives with a migration is not supported "
-                  "yet: both hosts must see the same images");
-        return false;
-    }
+    migration_get_parameters(manager(mon), &p);
     if (has_xbzrle) {
-        MigrationParameters p;
-
-        migration_get_parameters(manager(mon), &p);
         p.xbzrle = xbzrle;
         migration_set_parameters(manager(mon), &p, NULL);
     }
     return take_fd(mon, uri, &fd, errp) &&
-           migration_start(manager(mon), uri, fd, errp);
+           migration_start(manager(mon), uri, fd,
+                           which_drives(&p, has_blk && blk, has_inc && inc),
+                           errp);
 }
 
 bool qmp_migrate_cancel(Monitor *mon, GError **errp)
@@ -95,6 +101,9 @@ bool qmp_migrate_set_parameters(Monitor *mon, SidecarMigrationParameters *arg,
     if (arg->has_xbzrle_cache_size) {
         p.xbzrle_cache_size = arg->xbzrle_cache_size;
     }
+    if (arg->has_block_incremental) {
+        p.block_incremental = arg->block_incremental;
+    }
     return migration_set_parameters(manager(mon), &p, errp);
 }
 
@@ -107,6 +116,8 @@ SidecarMigrationParameters *qmp_query_migrate_parameters(Monitor *mon,
     migration_get_parameters(manager(mon), &p);
     out->has_max_bandwidth = out->has_downtime_limit = true;
     out->has_xbzrle_cache_size = out->has_stream_format = true;
+    out->has_block_incremental = true;
+    out->block_incremental = p.block_incremental;
     out->max_bandwidth = p.max_bandwidth;
     out->downtime_limit = p.downtime_limit;
     out->xbzrle_cache_size = p.xbzrle_cache_size;
@@ -181,6 +192,9 @@ bool qmp_migrate_set_capabilities(Monitor *mon,
         if (list->value->capability == SIDECAR_MIGRATION_CAPABILITY_XBZRLE) {
             p.xbzrle = list->value->state;
         }
+        if (list->value->capability == SIDECAR_MIGRATION_CAPABILITY_BLOCK) {
+            p.block = list->value->state;
+        }
     }
     return migration_set_parameters(manager(mon), &p, errp);
 }
@@ -206,6 +220,7 @@ qmp_query_migrate_capabilities(Monitor *mon, GError **errp)
 
     migration_get_parameters(manager(mon), &p);
     prepend(&list, SIDECAR_MIGRATION_CAPABILITY_EVENTS, true);
+    prepend(&list, SIDECAR_MIGRATION_CAPABILITY_BLOCK, p.block);
     prepend(&list, SIDECAR_MIGRATION_CAPABILITY_XBZRLE, p.xbzrle);
     return list;
 }
@@ -247,6 +262,26 @@ static SidecarMigrationStats *ram_stats(Monitor *mon, const MigrationInfo *mi)
         .page_size = mi->page_size,
         .dirty_log = g_strdup(guest_ram_log_kind(monitor_sidecar(mon)->ram,
                                                  &why)),
+    };
+    return st;
+}
+
+static SidecarMigrationStats *disk_stats(const MigrationInfo *mi)
+{
+    SidecarMigrationStats *st = g_new0(SidecarMigrationStats, 1);
+    const BlockMigStats *drives = &mi->drives;
+
+    *st = (SidecarMigrationStats) {
+        .transferred = drives->transferred,
+        .remaining = drives->remaining,
+        .total = drives->total,
+        .duplicate = drives->duplicate,
+        .skipped = drives->skipped,
+        .normal = drives->normal,
+        .normal_bytes = drives->normal * BLK_MIG_CHUNK,
+        .mbps = mi->total_time ? drives->transferred * 8e-3 / mi->total_time : 0,
+        .dirty_sync_count = drives->passes,
+        .page_size = BLK_MIG_CHUNK,
     };
     return st;
 }
@@ -295,6 +330,9 @@ SidecarMigrationInfo *qmp_query_migrate(Monitor *mon, GError **errp)
     if (!mi.incoming && monitor_sidecar(mon)->ram) {
         out->ram = ram_stats(mon, &mi);
         out->xbzrle_cache = mi.xbzrle ? cache_stats(&mi) : NULL;
+    }
+    if (mi.copies_drives) {
+        out->disk = disk_stats(&mi);
     }
     migration_info_clear(&mi);
     return out;

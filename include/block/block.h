@@ -205,11 +205,13 @@ void blk_get_stats(BlockBackend *blk, BlockAcctStats *stats);
 
 /*
  * The write hook: called on the worker's thread, before a write, discard or
- * write-zeroes of [offset, offset + bytes) touches the image; may block.  The
- * range is already clipped to the image.  At most one hook on a backend.
+ * write-zeroes of [offset, offset + bytes) touches the image (may block), and
+ * after it, also if it failed.  Either may be NULL.  The range is already clipped
+ * to the image.  At most one hook on a backend.
  */
 typedef struct {
     void (*before_write)(void *opaque, int64_t offset, int64_t bytes);
+    void (*after_write)(void *opaque, int64_t offset, int64_t bytes);
 } BlockWriteHook;
 
 /* @hook NULL takes it off.  The backend must be drained: then no request is

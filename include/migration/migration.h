@@ -10,6 +10,7 @@
 #include "emulator/cmdline.h"
 #include "emulator/emulator.h"
 #include "emulator/guest-ram.h"
+#include "migration/block-migration.h"
 #include "migration/ram.h"
 
 typedef enum {
@@ -31,6 +32,8 @@ typedef struct {
     uint64_t downtime_limit;     /* ms */
     uint64_t xbzrle_cache_size;  /* bytes */
     bool xbzrle;
+    bool block;                  /* migrate copies the drives, also if not told to… */
+    bool block_incremental;      /* …what lies above their backing files only */
 } MigrationParameters;
 
 typedef struct {
@@ -45,6 +48,8 @@ typedef struct {
     bool xbzrle;
     uint64_t xbzrle_cache_size;
     char *stall;                 /* why it does not converge, in words; or NULL */
+    bool copies_drives;
+    BlockMigStats drives;
 } MigrationInfo;
 void migration_info_clear(MigrationInfo *info);
 
@@ -71,10 +76,15 @@ void migration_manager_free(MigrationManager *mgr);
 
 /* ---- outgoing ---------------------------------------------------------- */
 
+typedef enum {
+    MIGRATION_BLK = 1 << 0, /* copy the drives too */
+    MIGRATION_INC = 1 << 1, /* the same, but not what backing files have */
+} MigrationFlags;
+
 /* Returns at once; the status tells the rest.  @fd: see migration_channel_new,
  * taken over.  Any thread. */
 bool migration_start(MigrationManager *mgr, const char *uri, int fd,
-                     GError **errp);
+                     unsigned flags, GError **errp);
 /* Asks it to end; the guest runs on.  Succeeds with none running.  Any thread. */
 void migration_cancel(MigrationManager *mgr);
 /* Until the outgoing migration has ended; its error if it did not complete.

@@ -1,11 +1,12 @@
 /*
  * QEMU's own migration stream, version 3: what is around the `ram' section.
  *
- * We take it apart as far as we need to (header, configuration section, ram
- * section) and carry everything behind the end of ram as it is.  Byte by byte:
- * docs/specs/qemu-stream.txt.
+ * We take it apart as far as we need to (header, configuration section, ram and
+ * block sections) and carry everything behind the end of ram as it is.  Byte by
+ * byte: docs/specs/qemu-stream.txt.
  *
- *     header | configuration | START ram | PART ram … | END ram | rest
+ *     header | configuration | [START block |] START ram | PART … |
+ *              [END block |] END ram | rest
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -50,16 +51,24 @@ void qemu_stream_init(QemuStream *qs);
 void qemu_stream_clear(QemuStream *qs);
 
 /*
- * Read a whole stream up to the end of @f.  @ram is called for the records of
- * each ram section (START, PART, END) and reads up to and with their end mark.
- * @on_header, if not NULL, once the configuration section is known; false (with
- * an error) refuses the stream.  Errors say what was wrong and at which byte.
+ * Read a whole stream up to the end of @f.  Errors say what was wrong and at which
+ * byte.
  */
-typedef bool QemuStreamRamFn(void *opaque, QEMUFile *f, GError **errp);
-typedef bool QemuStreamHeaderFn(void *opaque, const QemuStream *qs,
-                                GError **errp);
-bool qemu_stream_read(QEMUFile *f, QemuStream *qs, QemuStreamHeaderFn *on_header,
-                      QemuStreamRamFn *ram, void *opaque, GError **errp);
+typedef bool QemuStreamRecordsFn(void *opaque, QEMUFile *f, GError **errp);
+typedef struct {
+    /* Once the configuration section is known; false (with an error) refuses the
+     * stream.  May be missing. */
+    bool (*header)(void *opaque, const QemuStream *qs, GError **errp);
+    /* The records of each ram section (START, PART, END), up to and with their
+     * end mark. */
+    QemuStreamRecordsFn *ram;
+    /* The same of drives; missing: such a stream is refused. */
+    QemuStreamRecordsFn *block;
+    /* After the last records of drives.  May be missing. */
+    bool (*block_end)(void *opaque, GError **errp);
+} QemuStreamHandler;
+bool qemu_stream_read(QEMUFile *f, QemuStream *qs, const QemuStreamHandler *h,
+                      void *opaque, GError **errp);
 
 /* Does what was read end as a stream ends?  @described: as senders of this
  * machine type do, with the description of the state; else only an end mark can
@@ -71,6 +80,9 @@ void qemu_stream_put_header(const QemuStream *qs, QEMUFile *f);
 /* START, PART or END of ram; then its records with their end mark; then: */
 void qemu_stream_put_ram(const QemuStream *qs, QEMUFile *f, uint8_t type);
 void qemu_stream_put_footer(const QemuStream *qs, QEMUFile *f);
+/* The same of drives; their START and END come before those of ram. */
+void qemu_stream_put_block(const QemuStream *qs, QEMUFile *f, uint8_t type);
+void qemu_stream_put_block_footer(const QemuStream *qs, QEMUFile *f);
 /* Before the END section. */
 void qemu_stream_put_commands(const QemuStream *qs, QEMUFile *f);
 /* The device state was saved of a stopped guest; have the other side run it.

@@ -15,6 +15,8 @@ static bool load(void *opaque, QEMUFile *f, GError **errp)
     return ram_loader_load(opaque, f, errp);
 }
 
+static const QemuStreamHandler handler = { .ram = load };
+
 static void put_again(const QemuStream *qs, RamLoader *l)
 {
     GByteArray *out = g_byte_array_new();
@@ -39,7 +41,7 @@ static void as_incoming(GByteArray *bytes)
     QemuStream qs;
 
     qemu_stream_init(&qs);
-    if (qemu_stream_read(f, &qs, NULL, load, l, NULL)) {
+    if (qemu_stream_read(f, &qs, &handler, l, NULL)) {
         qemu_stream_whole(&qs, true);
         qemu_stream_set_running(&qs);
         put_again(&qs, l);

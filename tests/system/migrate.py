@@ -292,7 +292,6 @@ def as_a_human_does_it(t):
     equal(src.hmp("migrate_set_cachesize 32m"), "")
     contains(src.hmp("info migrate_cache_size"), "32768 kbytes")
     contains(src.hmp("migrate nonsense:x"), "nonsense")
-    contains(src.hmp("migrate -b exec:cat"), "not supported")
     contains(src.hmp("migrate unix:" + t.path("nobody")), "nobody")
     equal(src.hmp(f"migrate -x unix:{path}"), "")  # waits
     equal(status(src), "completed")

@@ -21,6 +21,8 @@ static bool load(void *opaque, QEMUFile *f, GError **errp)
     return ram_loader_load(opaque, f, errp);
 }
 
+static const QemuStreamHandler handler = { .ram = load };
+
 static RamLoader *loader_new(uint8_t *ram)
 {
     RamBlock b = { .idstr = "pc.ram", .length = SAMPLE_RAM, .host = ram };
@@ -36,7 +38,7 @@ static bool read_stream(GByteArray *bytes, size_t step, QemuStream *qs,
     bool ok;
 
     qemu_stream_init(qs);
-    ok = qemu_stream_read(f, qs, NULL, load, l, errp);
+    ok = qemu_stream_read(f, qs, &handler, l, errp);
     qemu_file_abandon(f);
     return ok;
 }
