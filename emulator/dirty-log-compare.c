@@ -1,6 +1,10 @@
 /*
  * The dirty log by comparison: for kernels without PAGEMAP_SCAN.
  *
+ * A page in a hole of the memory's file is not read, which would fill the hole:
+ * it is zeros, so it only counts if its copy is not.  What the copy has never
+ * got takes no memory either.
+ *
  * The log keeps a copy of the block.  A sync reports the pages that differ from
  * it and brings the copy up to date; reported pages are then read from the copy
  * (DirtyLog.view), so the copy is always what the destination has or is about
@@ -14,6 +18,7 @@
 #include "emulator/dirty-log.h"
 
 #include "util/error.h"
+#include "util/holes.h"
 
 #include <errno.h>
 #include <string.h>
@@ -22,20 +27,47 @@
 typedef struct {
     DirtyLog log;
     const uint8_t *host;
+    int fd;
     uint8_t *copy;
+    Bitmap *holes; /* at this sync; NULL without a file */
+    Bitmap *used;  /* pages that the copy has got */
     uint64_t length;
     uint32_t page_size;
     bool synced;
 } CompareLog;
 
+static void compare_page(CompareLog *c, uint64_t nr, Bitmap *dirty)
+{
+    uint64_t at = nr * c->page_size;
+
+    if (memcmp(c->copy + at, c->host + at, c->page_size)) {
+        bitmap_set(dirty, nr);
+        bitmap_set(c->used, nr);
+        memcpy(c->copy + at, c->host + at, c->page_size);
+    }
+}
+
+/* It was data and is a hole: discarded. */
+static void zero_page(CompareLog *c, uint64_t nr, Bitmap *dirty)
+{
+    bitmap_set(dirty, nr);
+    bitmap_clear(c->used, nr);
+    memset(c->copy + nr * c->page_size, 0, c->page_size);
+}
+
 static bool compare_sync(DirtyLog *log, Bitmap *dirty, GError **errp)
 {
     CompareLog *c = (CompareLog *)log;
+    uint64_t pages = c->used->size;
 
-    for (uint64_t at = 0; at < c->length; at += c->page_size) {
-        if (memcmp(c->copy + at, c->host + at, c->page_size)) {
-            bitmap_set(dirty, at / c->page_size);
-            memcpy(c->copy + at, c->host + at, c->page_size);
+    if (c->holes) {
+        file_find_holes(c->fd, c->page_size, c->holes);
+    }
+    for (uint64_t nr = 0; nr < pages; nr++) {
+        if (!c->holes || !bitmap_test(c->holes, nr)) {
+            compare_page(c, nr, dirty);
+        } else if (bitmap_test(c->used, nr)) {
+            zero_page(c, nr, dirty);
         }
     }
     if (!c->synced) {
@@ -50,6 +82,8 @@ static void compare_free(DirtyLog *log)
     CompareLog *c = (CompareLog *)log;
 
     munmap(c->copy, c->length);
+    bitmap_free(c->holes);
+    bitmap_free(c->used);
     g_free(c);
 }
 
@@ -59,9 +93,10 @@ static const DirtyLogOps compare_ops = {
     .free = compare_free,
 };
 
-DirtyLog *dirty_log_new_compare(const uint8_t *host, uint64_t length,
+DirtyLog *dirty_log_new_compare(const uint8_t *host, int fd, uint64_t length,
                                 uint32_t page_size, GError **errp)
 {
+    uint64_t pages = length / page_size;
     CompareLog *c;
     void *copy = mmap(NULL, length, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -75,9 +110,17 @@ DirtyLog *dirty_log_new_compare(const uint8_t *host, uint64_t length,
     *c = (CompareLog) {
         .log = { &compare_ops, copy },
         .host = host,
+        .fd = fd,
         .copy = copy,
         .length = length,
         .page_size = page_size,
+        .used = bitmap_new(pages),
+        .holes = fd > 0 ? bitmap_new(pages) : NULL,
     };
+    if (!c->used) {
+        error_set(errp, "no memory to track %" G_GUINT64_FORMAT " pages", pages);
+        compare_free(&c->log);
+        return NULL;
+    }
     return &c->log;
 }

@@ -31,7 +31,6 @@
 typedef struct {
     GuestRamBlock b;
     const EmuRam *plan; /* borrowed from the command line */
-    int fd;
     int child_fd;       /* number that QEMU will know, until it is started */
     bool own_path;      /* QEMU opens the user's file by its name */
 } Block;
@@ -119,18 +118,18 @@ static bool block_open(Block *b, const EmuRam *plan, GError **errp)
     b->b.id = plan->id;
     b->b.length = plan->size;
     if (!plan->path) {
-        b->fd = open_anonymous(plan, plan->hugetlb, errp);
+        b->b.fd = open_anonymous(plan, plan->hugetlb, errp);
     } else if (g_file_test(plan->path, G_FILE_TEST_IS_DIR)) {
-        b->fd = open_in_folder(plan, errp);
+        b->b.fd = open_in_folder(plan, errp);
     } else {
-        b->fd = open_named(plan, errp);
+        b->b.fd = open_named(plan, errp);
         b->own_path = true;
     }
-    if (b->fd < 0) {
+    if (b->b.fd < 0) {
         return false;
     }
     host = mmap(NULL, plan->size, PROT_READ | PROT_WRITE,
-                MAP_SHARED | MAP_NORESERVE, b->fd, 0);
+                MAP_SHARED | MAP_NORESERVE, b->b.fd, 0);
     if (host == MAP_FAILED) {
         error_set_errno(errp, errno, "memory backend '%s': mmap of %"
                         G_GUINT64_FORMAT " bytes", plan->id, plan->size);
@@ -140,7 +139,7 @@ static bool block_open(Block *b, const EmuRam *plan, GError **errp)
     madvise(host, plan->size, MADV_DONTFORK);
     b->b.host = host;
     if (!b->own_path) {
-        b->child_fd = fcntl(b->fd, F_DUPFD_CLOEXEC, 3);
+        b->child_fd = fcntl(b->b.fd, F_DUPFD_CLOEXEC, 3);
     }
     return true;
 }
@@ -150,8 +149,8 @@ static void block_close(Block *b)
     if (b->b.host) {
         munmap(b->b.host, b->b.length);
     }
-    if (b->fd >= 0) {
-        close(b->fd);
+    if (b->b.fd >= 0) {
+        close(b->b.fd);
     }
 }
 
@@ -195,7 +194,7 @@ static void fill_area(GuestRam *ram)
         const Block *b = &ram->blocks[i];
         struct stat st = { 0 };
 
-        fstat(b->fd, &st);
+        fstat(b->b.fd, &st);
         ram->area->range[i] = (AgentRange) {
             .dev = st.st_dev,
             .ino = st.st_ino,
@@ -263,7 +262,7 @@ GuestRam *guest_ram_open(const EmuCmdline *cl, GError **errp)
     ram->n_blocks = cl->ram->len;
     ram->blocks = g_new0(Block, ram->n_blocks);
     for (size_t i = 0; i < ram->n_blocks; i++) {
-        ram->blocks[i].fd = ram->blocks[i].child_fd = -1;
+        ram->blocks[i].b.fd = ram->blocks[i].child_fd = -1;
     }
     for (size_t i = 0; i < ram->n_blocks; i++) {
         if (!block_open(&ram->blocks[i], g_ptr_array_index(cl->ram, i), errp)) {
@@ -377,7 +376,8 @@ DirtyLog *guest_ram_dirty_log(GuestRam *ram, size_t i, uint32_t page_size,
     const AgentRange *r = ram->agent ? &ram->area->range[i] : NULL;
 
     if (!r || page_size != 1u << PAGE_SHIFT) {
-        return dirty_log_new_compare(b->b.host, b->b.length, page_size, errp);
+        return dirty_log_new_compare(b->b.host, b->b.fd, b->b.length,
+                                     page_size, errp);
     }
     return dirty_log_new_pagemap(ram->pid, r->address, b->b.length, page_size,
                                  (uint64_t *)((char *)ram->area +

@@ -282,11 +282,10 @@ static bool pass_fd(Emulator *emu, int fd, GError **errp)
     return ok;
 }
 
-/* Start @command ("migrate" or "migrate-incoming") on one end of a socketpair;
- * the other end. */
-static int begin(Emulator *emu, const char *command, GError **errp)
+/* One end of a socketpair goes to QEMU; the other end, or -1.  Who does not use
+ * it closes it: QEMU forgets its end when it gets the next one. */
+static int open_pair(Emulator *emu, GError **errp)
 {
-    json_object *args;
     int sv[2];
     bool ok;
 
@@ -296,19 +295,26 @@ static int begin(Emulator *emu, const char *command, GError **errp)
     }
     ok = pass_fd(emu, sv[1], errp);
     close(sv[1]);
-    if (ok) {
-        args = json_object_new_object();
-        json_object_object_add(args, "uri",
-                               json_object_new_string("fd:" FD_NAME));
-        set_migrating(emu, true);
-        ok = call(emu, command, args, false, errp);
-    }
     if (!ok) {
-        set_migrating(emu, false);
         close(sv[0]);
         return -1;
     }
     return sv[0];
+}
+
+/* @command ("migrate" or "migrate-incoming") on QEMU's end. */
+static bool begin(Emulator *emu, const char *command, GError **errp)
+{
+    json_object *args = json_object_new_object();
+    bool ok;
+
+    json_object_object_add(args, "uri", json_object_new_string("fd:" FD_NAME));
+    set_migrating(emu, true);
+    ok = call(emu, command, args, false, errp);
+    if (!ok) {
+        set_migrating(emu, false);
+    }
+    return ok;
 }
 
 /* Until a status that is final; into @status. */
@@ -345,7 +351,7 @@ static bool end(Emulator *emu, const char *what, GError **errp)
     return true;
 }
 
-int emu_save_devices_begin(Emulator *emu, GError **errp)
+int emu_save_devices_open(Emulator *emu, GError **errp)
 {
     EmuVmState *st = emu_vm_state(emu);
 
@@ -355,6 +361,11 @@ int emu_save_devices_begin(Emulator *emu, GError **errp)
         }
         st->ready = true;
     }
+    return open_pair(emu, errp);
+}
+
+bool emu_save_devices_begin(Emulator *emu, GError **errp)
+{
     return begin(emu, "migrate", errp);
 }
 
@@ -365,10 +376,13 @@ bool emu_save_devices_end(Emulator *emu, GError **errp)
 
 int emu_load_devices_begin(Emulator *emu, GError **errp)
 {
-    if (!set_capabilities(emu, false, errp)) {
+    int fd = set_capabilities(emu, false, errp) ? open_pair(emu, errp) : -1;
+
+    if (fd >= 0 && !begin(emu, "migrate-incoming", errp)) {
+        close(fd);
         return -1;
     }
-    return begin(emu, "migrate-incoming", errp);
+    return fd;
 }
 
 bool emu_load_devices_end(Emulator *emu, GError **errp)

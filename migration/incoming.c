@@ -56,6 +56,7 @@ static bool make_loader(Incoming *in, GError **errp)
         }
         blocks[i].length = b->length;
         blocks[i].host = b->host;
+        blocks[i].fd = b->fd;
     }
     in->loader = ram_loader_new(blocks, n, TARGET_PAGE_SIZE, FOREIGN_MAX, errp);
     return in->loader != NULL;

@@ -5,9 +5,12 @@
  *     header and the list of RAM blocks, and fails early when a device can't be
  *     migrated.
  *  2. Rounds: sync the dirty logs, send what is marked, at the speed limit, until
- *     what is left fits the downtime limit at the measured bandwidth.
- *  3. Stop; device state again; all that is left of RAM; then the drives are
- *     flushed and closed; then the devices, after which the other side runs.
+ *     what is left fits the downtime limit at the measured bandwidth; then a few
+ *     short ones, while they make it smaller.
+ *  3. Stop; QEMU gives its device state again while all that is left of RAM is
+ *     sent; then the drives are closed; then the devices, after which the other
+ *     side runs.  (Stock QEMU, too, reads RAM the last time before its devices
+ *     are saved: saving them does not write it.)
  *
  * Until the last byte has been accepted every error leads back: drives are
  * opened again and the guest goes on.  So does a refusal, which can only come
@@ -26,9 +29,13 @@
 #include "util/error.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define WINDOW_US (100 * 1000) /* over which bandwidth is measured */
 #define STALL_ROUNDS 4         /* that bring nothing before we say so */
+#define EARLY 16               /* share of the pause for what a round left over */
+#define SHORT_ROUNDS 10        /* when the end is near; see may_shrink */
+#define FEW_PAGES 64           /* sent in less time than a round takes */
 
 typedef struct {
     MigrationManager *m;
@@ -46,22 +53,19 @@ typedef struct {
     bool drives_away;
     gint64 window_start;
     uint64_t window_base;
-    unsigned rounds;
+    unsigned rounds, short_rounds;
+    uint64_t left;     /* pages at the last short round */
 } Outgoing;
 
 /* ---- the first look ------------------------------------------------------------ */
 
-static DeviceState *ask_devices(Emulator *emu, GError **errp)
+/* What comes from @fd (closed) after emu_save_devices_begin. */
+static DeviceState *read_devices(Emulator *emu, int fd, GError **errp)
 {
-    int fd = emu_save_devices_begin(emu, errp);
     g_autoptr(DeviceState) ds = NULL;
     GError *error = NULL;
-    QEMUFile *f;
+    QEMUFile *f = qemu_file_new_fd(fd, "QEMU", &error);
 
-    if (fd < 0) {
-        return NULL;
-    }
-    f = qemu_file_new_fd(fd, "QEMU", &error);
     if (f) {
         ds = device_state_read(f, TARGET_PAGE_SIZE, &error);
         qemu_file_abandon(f);
@@ -71,6 +75,20 @@ static DeviceState *ask_devices(Emulator *emu, GError **errp)
         return NULL;
     }
     return g_steal_pointer(&ds);
+}
+
+static DeviceState *ask_devices(Emulator *emu, GError **errp)
+{
+    int fd = emu_save_devices_open(emu, errp);
+
+    if (fd < 0) {
+        return NULL;
+    }
+    if (!emu_save_devices_begin(emu, errp)) {
+        close(fd);
+        return NULL;
+    }
+    return read_devices(emu, fd, errp);
 }
 
 static void forget_kept(MigrationManager *m)
@@ -165,6 +183,7 @@ static bool find_blocks(Outgoing *o, GError **errp)
             return false;
         }
         b->host = guest_ram_block(ram, at)->host;
+        b->fd = guest_ram_block(ram, at)->fd;
         b->log = guest_ram_dirty_log(ram, at, TARGET_PAGE_SIZE, errp);
         if (!b->log) {
             return false;
@@ -379,9 +398,9 @@ static uint64_t all_pending(const Outgoing *o)
     return ram_saver_pending(o->saver) + drives_pending(o);
 }
 
-/* Until nothing of the round is left, or so little that it pays to ask the log
- * whether that could be the end: what is left stays marked.  The drives' pass
- * comes first: it takes longer, and memory changes meanwhile. */
+/* Until nothing of the round is left, or so little of what may be left that it
+ * pays to ask the log whether that could be the end: it stays marked.  The
+ * drives' pass comes first: it takes longer, and memory changes meanwhile. */
 static bool send_round(Outgoing *o, GError **errp)
 {
     bool more = true, more_drives = o->drives != NULL;
@@ -399,7 +418,7 @@ static bool send_round(Outgoing *o, GError **errp)
         if (!follow_parameters(o, errp)) {
             return false;
         }
-        more = more && all_pending(o) > may_be_left(o);
+        more = more && all_pending(o) > may_be_left(o) / EARLY;
     }
     return true;
 }
@@ -446,21 +465,49 @@ static bool fits(Outgoing *o)
     return pending <= fit;
 }
 
+/*
+ * What is left fits.  Is it worth another round, because the pause would be
+ * shorter still?  The first one is always made; further ones while they bring
+ * the number of pages down.  In all of a migration only a few of them, so that a
+ * guest whose writes come and go does not keep us here.
+ */
+static bool may_shrink(Outgoing *o)
+{
+    uint64_t before = o->left;
+    RamStats st;
+
+    ram_saver_stats(o->saver, &st);
+    o->left = st.remaining;
+    return st.remaining > FEW_PAGES && o->short_rounds++ < SHORT_ROUNDS &&
+        (o->short_rounds == 1 || st.remaining < before - before / 4);
+}
+
+/* As much of what is left as may be sent at once. */
+static bool send_short_round(Outgoing *o, GError **errp)
+{
+    bool more;
+
+    return send_ram(o, &more, errp) && qemu_fflush(o->f, errp);
+}
+
 static bool rounds(Outgoing *o, GError **errp)
 {
     o->window_start = g_get_monotonic_time();
     o->window_base = qemu_file_position(o->f);
     for (;;) {
+        bool enough;
+
         if (!ram_saver_sync(o->saver, errp)) {
             return false;
         }
-        if (o->rounds++ && fits(o)) {
+        enough = o->rounds++ && fits(o);
+        if (enough && !may_shrink(o)) {
             return true;
         }
-        if (o->drives) {
+        if (!enough && o->drives) {
             block_saver_next_pass(o->drives);
         }
-        if (!send_round(o, errp)) {
+        if (!(enough ? send_short_round(o, errp) : send_round(o, errp))) {
             return false;
         }
     }
@@ -485,19 +532,81 @@ static bool same_blocks(Outgoing *o, const DeviceState *ds, GError **errp)
     return same;
 }
 
-static bool send_last_ram(Outgoing *o, const DeviceState *ds, GError **errp)
+/* The guest is stopped: all that is left of the drives and of shared RAM. */
+static bool send_what_is_left(Outgoing *o, GError **errp)
+{
+    const QemuStream *qs = &o->first->stream;
+
+    if (!send_last_drives(o, errp)) {
+        return false;
+    }
+    qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_PART);
+    if (!ram_saver_complete(o->saver, o->f, errp)) {
+        return false;
+    }
+    qemu_put_be64(o->f, RAM_SAVE_FLAG_EOS);
+    qemu_stream_put_footer(qs, o->f);
+    return qemu_fflush(o->f, errp);
+}
+
+/* The blocks that QEMU keeps to itself, and the end of the section. */
+static void put_foreign_ram(Outgoing *o, const DeviceState *ds)
 {
     const QemuStream *qs = &o->first->stream;
 
     qemu_stream_put_commands(&ds->stream, o->f);
     qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_END);
-    if (!ram_saver_complete(o->saver, o->f, errp)) {
-        return false;
-    }
     ram_loader_put_foreign(ds->foreign, o->f);
     qemu_put_be64(o->f, RAM_SAVE_FLAG_EOS);
     qemu_stream_put_footer(qs, o->f);
-    return qemu_fflush(o->f, errp);
+}
+
+/* QEMU gives its devices' state into @fd (closed) while the rest is sent. */
+static DeviceState *send_while_saving(Outgoing *o, int fd, GError **errp)
+{
+    Emulator *emu = o->m->cfg.emu;
+
+    forget_kept(o->m);
+    if (!emu_save_devices_begin(emu, errp)) {
+        close(fd);
+        return NULL;
+    }
+    if (!send_what_is_left(o, errp)) {
+        close(fd);
+        emu_save_devices_end(emu, NULL);
+        return NULL;
+    }
+    return read_devices(emu, fd, errp);
+}
+
+/* Stops the guest if it runs.  What can be done before is done before. */
+static DeviceState *stop_and_save(Outgoing *o, gint64 *stopped_at, GError **errp)
+{
+    Emulator *emu = o->m->cfg.emu;
+    bool running;
+    int fd;
+
+    if (!emu_vm_running(emu, &running, errp)) {
+        return NULL;
+    }
+    if (!running) {
+        *stopped_at = g_get_monotonic_time();
+        migration_set_status(o->m, MIGRATION_STATUS_DEVICE);
+        return send_what_is_left(o, errp) ? save_devices(o, errp) : NULL;
+    }
+    fd = emu_save_devices_open(emu, errp);
+    if (fd < 0) {
+        return NULL;
+    }
+    emu_flush_drives(o->m->cfg.block); /* what fails now fails again */
+    *stopped_at = g_get_monotonic_time();
+    if (!emu_vm_stop(emu, false, errp)) {
+        close(fd);
+        return NULL;
+    }
+    o->stopped = true;
+    migration_set_status(o->m, MIGRATION_STATUS_DEVICE);
+    return send_while_saving(o, fd, errp);
 }
 
 static bool hand_over_drives(Outgoing *o, GError **errp)
@@ -509,23 +618,14 @@ static bool hand_over_drives(Outgoing *o, GError **errp)
 static bool complete(Outgoing *o, GError **errp)
 {
     MigrationManager *m = o->m;
-    gint64 start = g_get_monotonic_time();
-    g_autoptr(DeviceState) ds = NULL;
-    gint64 downtime;
-    bool running;
+    gint64 start = 0, downtime;
+    g_autoptr(DeviceState) ds = stop_and_save(o, &start, errp);
 
-    if (!emu_vm_running(m->cfg.emu, &running, errp) ||
-        (running && !emu_vm_stop(m->cfg.emu, false, errp))) {
+    if (!ds || !same_blocks(o, ds, errp) || !hand_over_drives(o, errp)) {
         return false;
     }
-    o->stopped = running;
-    migration_set_status(m, MIGRATION_STATUS_DEVICE);
-    ds = save_devices(o, errp);
-    if (!ds || !same_blocks(o, ds, errp) || !send_last_drives(o, errp) ||
-        !send_last_ram(o, ds, errp) || !hand_over_drives(o, errp)) {
-        return false;
-    }
-    if (running) {
+    put_foreign_ram(o, ds);
+    if (o->stopped) {
         /* machines before 2.4 do not say, and are run by the other side */
         qemu_stream_set_running(&ds->stream);
     }

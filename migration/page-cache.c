@@ -84,6 +84,9 @@ PageCache *page_cache_new(uint64_t budget, uint32_t page_size, GError **errp)
     c->slot = map(slots * sizeof(Slot));
     c->table = map(table_size(c));
     c->data = map(data_size(c));
+    if (c->data) {
+        madvise(c->data, data_size(c), MADV_HUGEPAGE); /* if the kernel likes */
+    }
     if (!c->slot || !c->table || !c->data) {
         error_set_errno(errp, ENOMEM, "XBZRLE cache of %" G_GUINT64_FORMAT
                         " bytes", budget);
@@ -278,4 +281,9 @@ uint64_t page_cache_budget(const PageCache *c)
 uint64_t page_cache_pages(const PageCache *c)
 {
     return c->pages;
+}
+
+bool page_cache_full(const PageCache *c)
+{
+    return c->pages == c->slots;
 }

@@ -15,6 +15,7 @@
 
 #include "migration/xbzrle.h"
 #include "util/error.h"
+#include "util/holes.h"
 #include "util/zero.h"
 
 #include <errno.h>
@@ -27,6 +28,7 @@ typedef struct {
     RamBlock b;
     uint8_t *host;
     Bitmap *received; /* a bit a page */
+    Bitmap *untouched; /* pages of zeros that take no memory so far; or NULL */
     bool listed;      /* in the stream's list of blocks */
 } LoadBlock;
 
@@ -45,6 +47,10 @@ static bool block_init(LoadBlock *lb, const RamBlock *b, uint32_t page_size)
     lb->b = *b;
     lb->received = bitmap_new(b->length / page_size);
     lb->host = b->host;
+    if (b->fd) {
+        lb->untouched = bitmap_new(b->length / page_size);
+        file_find_holes(b->fd, page_size, lb->untouched);
+    }
     if (!b->host && b->length) {
         void *p = mmap(NULL, b->length, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -59,6 +65,7 @@ static void block_clear(void *data)
     LoadBlock *lb = data;
 
     bitmap_free(lb->received);
+    bitmap_free(lb->untouched);
     if (!lb->b.host && lb->host) {
         munmap(lb->host, lb->b.length);
     }
@@ -218,16 +225,30 @@ static bool load_list(RamLoader *l, QEMUFile *f, uint64_t total, GError **errp)
 
 /* ---- pages -------------------------------------------------------------------- */
 
-static bool load_zero(RamLoader *l, QEMUFile *f, uint8_t *page, GError **errp)
+/* Reading such a page would take memory for it. */
+static bool is_untouched(const LoadBlock *lb, uint64_t nr)
 {
-    uint8_t fill = qemu_get_byte(f);
+    return lb->untouched && bitmap_test(lb->untouched, nr);
+}
+
+static void touched(LoadBlock *lb, uint64_t nr)
+{
+    if (is_untouched(lb, nr)) {
+        bitmap_clear(lb->untouched, nr);
+    }
+}
+
+static bool load_zero(RamLoader *l, QEMUFile *f, LoadBlock *lb, uint64_t nr,
+                      GError **errp)
+{
+    uint8_t fill = qemu_get_byte(f), *page = lb->host + nr * l->page_size;
 
     if (!qemu_file_ok(f, errp)) {
         return false;
     }
-    /* leave memory that nobody touched untouched */
-    if (fill || !buffer_is_zero(page, l->page_size)) {
+    if (fill || (!is_untouched(lb, nr) && !buffer_is_zero(page, l->page_size))) {
         memset(page, fill, l->page_size);
+        touched(lb, nr);
     }
     return true;
 }
@@ -278,12 +299,14 @@ static bool load_page(RamLoader *l, QEMUFile *f, LoadBlock *lb, uint64_t offset,
     page = lb->host + offset;
     switch (flag) {
     case RAM_SAVE_FLAG_ZERO:
-        ok = load_zero(l, f, page, errp);
+        ok = load_zero(l, f, lb, nr, errp);
         break;
     case RAM_SAVE_FLAG_PAGE:
+        touched(lb, nr);
         ok = load_raw(l, f, page, errp);
         break;
     default:
+        touched(lb, nr);
         ok = load_xbzrle(l, f, page, bitmap_test(lb->received, nr), errp);
     }
     if (ok) {

@@ -13,8 +13,8 @@
  * Without XBZRLE the copy into the file's buffer is the only one.
  *
  *     zero          zero record; the cached copy, if any, becomes zeros
- *     not cached    raw record; put into the cache (from the second round on:
- *                   a page sent once may never be written again)
+ *     not cached    raw record; put into the cache (in the first round only
+ *                   while there is room: most pages are never written again)
  *     cached        XBZRLE record, or raw if that would not be shorter, or
  *                   nothing at all if the page turns out to be unchanged
  *
@@ -27,6 +27,7 @@
 #include "migration/page-cache.h"
 #include "migration/xbzrle.h"
 #include "util/error.h"
+#include "util/holes.h"
 #include "util/zero.h"
 
 #include <stdatomic.h>
@@ -39,6 +40,8 @@ struct RamSaver {
     size_t n_blocks;
     uint32_t page_size;
     Bitmap **marked;         /* a block's pages still to be sent; NULL: not shared */
+    Bitmap **holes;          /* of them, those that were never touched; or NULL */
+    bool all_sent;           /* every page has been sent once */
     PageCache *cache;        /* NULL: XBZRLE is off */
     uint8_t *copy;           /* one page */
 
@@ -79,6 +82,7 @@ RamSaver *ram_saver_new(const RamBlock *blocks, size_t n, uint32_t page_size,
     s->copy = g_malloc(page_size);
     s->bytes_per_page = page_size;
     s->marked = g_new0(Bitmap *, n);
+    s->holes = g_new0(Bitmap *, n);
     for (size_t i = 0; i < n; i++) {
         uint64_t pages = blocks[i].length / page_size;
 
@@ -86,6 +90,10 @@ RamSaver *ram_saver_new(const RamBlock *blocks, size_t n, uint32_t page_size,
             continue;
         }
         s->marked[i] = bitmap_new(pages);
+        /* what a log with a copy of its own holds is not what the file holds */
+        if (blocks[i].fd && !blocks[i].log->view) {
+            s->holes[i] = bitmap_new(pages);
+        }
         if (!s->marked[i]) {
             error_set(errp, "no memory to track the %" G_GUINT64_FORMAT
                       " pages of RAM block %s", pages, blocks[i].idstr);
@@ -108,9 +116,11 @@ void ram_saver_free(RamSaver *s)
     }
     for (size_t i = 0; i < s->n_blocks; i++) {
         bitmap_free(s->marked[i]);
+        bitmap_free(s->holes[i]);
     }
     page_cache_free(s->cache);
     g_free(s->marked);
+    g_free(s->holes);
     g_free(s->copy);
     g_free(s);
 }
@@ -177,25 +187,32 @@ static void put_raw(RamSaver *s, QEMUFile *f, const RamBlock *b,
     count(&s->normal, 1);
 }
 
-/* From @cached to @page; false if that would take as much as the page. */
+/* From @cached to @page, and @cached brought up to date; false if the record
+ * would be as long as the page, which is then in @cached. */
 static bool put_xbzrle(RamSaver *s, QEMUFile *f, const RamBlock *b,
-                       uint64_t offset, const uint8_t *cached,
-                       const uint8_t *page)
+                       uint64_t offset, uint8_t *cached, const uint8_t *page)
 {
     uint8_t *p = qemu_put_reserve(f, HEAD_MAX + 3 + s->page_size);
     const RamBlock *last = s->last;
     size_t head = put_head(s, p, b, offset, RAM_SAVE_FLAG_XBZRLE);
-    int len = xbzrle_encode(cached, page, s->page_size, p + head + 3,
+    uint8_t *encoded = p + head + 3;
+    int len = xbzrle_encode(cached, page, s->page_size, encoded,
                             s->page_size - 3);
 
     if (len <= 0) {
         s->last = last;
         count(len ? &s->overflow : &s->skipped, 1);
+        memcpy(cached, page, len ? s->page_size : 0);
         return len == 0;
     }
     p[head] = RAM_XBZRLE_ENCODING;
     p[head + 1] = len >> 8;
     p[head + 2] = len;
+    if ((uint32_t)len < s->page_size / 8) {
+        xbzrle_decode(encoded, len, cached, s->page_size); /* few lines change */
+    } else {
+        memcpy(cached, page, s->page_size);
+    }
     put_done(s, f, head + 3 + len);
     count(&s->xbzrle_pages, 1);
     count(&s->xbzrle_bytes, len);
@@ -213,40 +230,73 @@ static uint64_t cache_key(const RamSaver *s, const RamBlock *b, uint64_t offset)
     return (uint64_t)(b - s->blocks) << 52 | offset / s->page_size;
 }
 
-static void send_through_cache(RamSaver *s, QEMUFile *f, const RamBlock *b,
-                               uint64_t offset)
+/* The copy that was sent last, or NULL. */
+static uint8_t *find_cached(RamSaver *s, const RamBlock *b, uint64_t offset)
 {
-    uint64_t key = cache_key(s, b, offset);
-    uint8_t *cached = page_cache_lookup(s->cache, key);
+    return s->cache ? page_cache_lookup(s->cache, cache_key(s, b, offset)) : NULL;
+}
+
+static void put_and_cache(RamSaver *s, QEMUFile *f, const RamBlock *b,
+                          uint64_t offset)
+{
+    uint8_t *cached = page_cache_insert(s->cache, cache_key(s, b, offset));
+
+    memcpy(cached, source(b) + offset, s->page_size);
+    put_raw(s, f, b, offset, cached);
+}
+
+static void send_again(RamSaver *s, QEMUFile *f, const RamBlock *b,
+                       uint64_t offset)
+{
+    uint8_t *cached = find_cached(s, b, offset);
 
     count(&s->cache_lookup, 1);
     if (!cached) {
         count(&s->cache_miss, 1);
-        cached = page_cache_insert(s->cache, key);
-        memcpy(cached, source(b) + offset, s->page_size);
-        put_raw(s, f, b, offset, cached);
+        put_and_cache(s, f, b, offset);
         return;
     }
     memcpy(s->copy, source(b) + offset, s->page_size);
     if (!put_xbzrle(s, f, b, offset, cached, s->copy)) {
-        put_raw(s, f, b, offset, s->copy);
+        put_raw(s, f, b, offset, cached);
     }
-    memcpy(cached, s->copy, s->page_size);
+}
+
+static void send_zero(RamSaver *s, QEMUFile *f, const RamBlock *b,
+                      uint64_t offset)
+{
+    uint8_t *cached = find_cached(s, b, offset);
+
+    if (cached) {
+        memset(cached, 0, s->page_size);
+    }
+    put_zero(s, f, b, offset);
+}
+
+/* A page of the first round may never be written again: nobody is driven out
+ * of the cache for it. */
+static bool has_room(const RamSaver *s)
+{
+    return s->cache && !page_cache_full(s->cache);
+}
+
+static bool is_hole(const RamSaver *s, const RamBlock *b, uint64_t offset)
+{
+    const Bitmap *holes = s->holes[b - s->blocks];
+
+    return !s->all_sent && holes && bitmap_test(holes, offset / s->page_size);
 }
 
 static void send_page(RamSaver *s, QEMUFile *f, const RamBlock *b,
                       uint64_t offset)
 {
-    if (buffer_is_zero(source(b) + offset, s->page_size)) {
-        uint8_t *cached = s->cache && get(&s->syncs) > 1 ?
-            page_cache_lookup(s->cache, cache_key(s, b, offset)) : NULL;
-
-        if (cached) {
-            memset(cached, 0, s->page_size);
-        }
-        put_zero(s, f, b, offset);
+    if (is_hole(s, b, offset) ||
+        buffer_is_zero(source(b) + offset, s->page_size)) {
+        send_zero(s, f, b, offset);
     } else if (s->cache && get(&s->syncs) > 1) {
-        send_through_cache(s, f, b, offset);
+        send_again(s, f, b, offset);
+    } else if (has_room(s)) {
+        put_and_cache(s, f, b, offset);
     } else {
         put_raw(s, f, b, offset, source(b) + offset);
     }
@@ -272,6 +322,51 @@ bool ram_saver_setup(RamSaver *s, QEMUFile *f, GError **errp)
     return qemu_file_ok(f, errp);
 }
 
+/*
+ * Until every page has been sent once: what the log reports is not a hole any
+ * more.  Then only written pages are marked, and holes do not matter.
+ */
+static bool sync_with_holes(RamSaver *s, size_t i, GError **errp)
+{
+    g_autoptr(Bitmap) fresh = bitmap_new(s->marked[i]->size);
+
+    if (!fresh) {
+        error_set(errp, "no memory to track the pages of RAM block %s",
+                  s->blocks[i].idstr);
+        return false;
+    }
+    if (!dirty_log_sync(s->blocks[i].log, fresh, errp)) {
+        return false;
+    }
+    for (uint64_t nr = bitmap_next_set(fresh, 0); nr < fresh->size;
+         nr = bitmap_next_set(fresh, nr + 1)) {
+        bitmap_set(s->marked[i], nr);
+        bitmap_clear(s->holes[i], nr);
+    }
+    return true;
+}
+
+/* Holes are looked for after the log was asked the first time: a write that
+ * makes one of them data is then reported by the next sync. */
+static bool sync_block(RamSaver *s, size_t i, GError **errp)
+{
+    bool first = !get(&s->syncs);
+
+    if (!first && !s->all_sent && s->holes[i]) {
+        return sync_with_holes(s, i, errp);
+    }
+    if (!dirty_log_sync(s->blocks[i].log, s->marked[i], errp)) {
+        return false;
+    }
+    if (first) {
+        bitmap_set_range(s->marked[i], 0, s->marked[i]->size);
+    }
+    if (first && s->holes[i]) {
+        file_find_holes(s->blocks[i].fd, s->page_size, s->holes[i]);
+    }
+    return true;
+}
+
 bool ram_saver_sync(RamSaver *s, GError **errp)
 {
     gint64 now = g_get_monotonic_time();
@@ -281,11 +376,8 @@ bool ram_saver_sync(RamSaver *s, GError **errp)
         if (!s->marked[i]) {
             continue;
         }
-        if (!dirty_log_sync(s->blocks[i].log, s->marked[i], errp)) {
+        if (!sync_block(s, i, errp)) {
             return false;
-        }
-        if (!get(&s->syncs)) {
-            bitmap_set_range(s->marked[i], 0, s->marked[i]->size);
         }
         marked += bitmap_count(s->marked[i]);
     }
@@ -332,6 +424,7 @@ static bool send_next(RamSaver *s, QEMUFile *f)
             return true;
         }
     }
+    s->all_sent = true;
     return false;
 }
 

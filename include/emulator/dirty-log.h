@@ -54,8 +54,9 @@ static inline void dirty_log_free(DirtyLog *log)
 }
 
 /* The fallback: @host ([@length] bytes, borrowed) is compared with a copy of
- * it, page by page, at each sync.  Costs as much memory as the block. */
-DirtyLog *dirty_log_new_compare(const uint8_t *host, uint64_t length,
+ * it, page by page, at each sync.  Costs as much memory as the guest uses of
+ * the block.  @fd: its file, borrowed, whose holes need no comparing; 0: none. */
+DirtyLog *dirty_log_new_compare(const uint8_t *host, int fd, uint64_t length,
                                 uint32_t page_size, GError **errp);
 
 /*

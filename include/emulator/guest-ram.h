@@ -21,6 +21,7 @@ typedef struct {
     char *id;          /* of the memory backend */
     uint64_t length;
     uint8_t *host;     /* mapped, shared, for reading and writing */
+    int fd;            /* of the file that it lies in */
 } GuestRamBlock;
 
 /* Make or open the files of the RAM in @cl and map them.  NULL without an error

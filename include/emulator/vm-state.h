@@ -38,11 +38,14 @@ bool emu_vm_stop(Emulator *emu, bool hidden, GError **errp);
 bool emu_vm_cont(Emulator *emu, bool hidden, GError **errp);
 
 /*
- * QEMU's device-only stream of the stopped guest: the read end of a socket from
- * which it comes, or -1.  Read it to its end, then call emu_save_devices_end,
- * also after an error; that says whether QEMU thinks it complete.
+ * QEMU's device-only stream of the stopped guest.  _open gives the read end of a
+ * socket (or -1) and may be called while the guest runs; after _begin the stream
+ * comes from there.  Read it to its end or close it, then call _end, also after
+ * an error; that says whether QEMU thinks it complete.  Meanwhile QEMU does not
+ * write guest RAM.
  */
-int emu_save_devices_begin(Emulator *emu, GError **errp);
+int emu_save_devices_open(Emulator *emu, GError **errp);
+bool emu_save_devices_begin(Emulator *emu, GError **errp);
 bool emu_save_devices_end(Emulator *emu, GError **errp);
 
 /* Load a stream into a QEMU that was started with -incoming defer: the write

@@ -44,5 +44,6 @@ bool page_cache_resize(PageCache *cache, uint64_t budget, GError **errp);
 
 uint64_t page_cache_budget(const PageCache *cache); /* bytes, whole pages */
 uint64_t page_cache_pages(const PageCache *cache);  /* pages held now */
+bool page_cache_full(const PageCache *cache); /* an insert would forget a page */
 
 #endif

@@ -33,6 +33,7 @@ typedef struct {
     uint64_t length; /* bytes, whole pages */
     uint8_t *host;
     DirtyLog *log;   /* saver only, borrowed; set where @host is */
+    int fd;          /* of the file behind @host, borrowed, for its holes; 0: none */
 } RamBlock;
 
 /* Counters, readable from any thread while a migration runs. */

@@ -168,8 +168,8 @@ static void migrate_once(DirtyLog *log, Bitmap *written, bool own_view,
 
     ends_open(&e, log);
     if (own_view) {
-        e.src[0].log = log = dirty_log_new_compare(e.src[0].host, LENGTH, PAGE,
-                                                   NULL);
+        e.src[0].log = log = dirty_log_new_compare(e.src[0].host, 0, LENGTH,
+                                                   PAGE, NULL);
     }
     g.ram = e.src[0].host;
     g.written = written;
@@ -237,7 +237,7 @@ static void test_compare_log_there_and_back(void)
 {
     g_autofree uint8_t *ram = g_malloc0(PAGE);
     g_autoptr(Bitmap) dirty = bitmap_new(1);
-    DirtyLog *log = dirty_log_new_compare(ram, PAGE, PAGE, NULL);
+    DirtyLog *log = dirty_log_new_compare(ram, 0, PAGE, PAGE, NULL);
 
     ram[5] = 1;
     g_assert_true(dirty_log_sync(log, dirty, NULL));
