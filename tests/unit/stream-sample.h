@@ -6,6 +6,7 @@
 #ifndef TESTS_STREAM_SAMPLE_H
 #define TESTS_STREAM_SAMPLE_H
 
+#include "migration/block-migration.h"
 #include "migration/qemu-stream.h"
 
 #include <string.h>
@@ -19,6 +20,7 @@ typedef struct {
     bool footers;
     bool addresses;    /* the list of blocks as with x-ignore-shared */
     bool command;      /* before the end of ram */
+    bool block;        /* with sections of drives, which say "d" is zeros */
 } SampleOptions;
 
 typedef struct {
@@ -92,24 +94,52 @@ static inline void sample_header(QEMUFile *f, const SampleOptions *o)
     }
 }
 
-static inline void sample_section(QEMUFile *f, uint8_t type)
+static inline void sample_live(QEMUFile *f, uint8_t type, uint32_t id,
+                               const char *name, uint32_t version)
 {
     qemu_put_byte(f, type);
-    qemu_put_be32(f, 2);
+    qemu_put_be32(f, id);
     if (type == QEMU_VM_SECTION_START) {
-        qemu_put_counted_string(f, "ram");
+        qemu_put_counted_string(f, name);
         qemu_put_be32(f, 0);
-        qemu_put_be32(f, RAM_SECTION_VERSION);
+        qemu_put_be32(f, version);
+    }
+}
+
+static inline void sample_section(QEMUFile *f, uint8_t type)
+{
+    sample_live(f, type, 2, "ram", RAM_SECTION_VERSION);
+}
+
+static inline void sample_footer_of(QEMUFile *f, const SampleOptions *o,
+                                    uint32_t id)
+{
+    if (o->footers) {
+        qemu_put_byte(f, QEMU_VM_SECTION_FOOTER);
+        qemu_put_be32(f, id);
     }
 }
 
 static inline void sample_footer(QEMUFile *f, const SampleOptions *o)
 {
     qemu_put_be64(f, RAM_SAVE_FLAG_EOS);
-    if (o->footers) {
-        qemu_put_byte(f, QEMU_VM_SECTION_FOOTER);
-        qemu_put_be32(f, 2);
+    sample_footer_of(f, o, 2);
+}
+
+/* A section of drives, if there are any. */
+static inline void sample_block(QEMUFile *f, const SampleOptions *o,
+                                uint8_t type)
+{
+    if (!o->block) {
+        return;
     }
+    sample_live(f, type, 1, "block", BLOCK_SECTION_VERSION);
+    if (type == QEMU_VM_SECTION_PART) {
+        qemu_put_be64(f, BLK_MIG_FLAG_DEVICE_BLOCK | BLK_MIG_FLAG_ZERO_BLOCK);
+        qemu_put_counted_string(f, "d");
+    }
+    qemu_put_be64(f, BLK_MIG_FLAG_EOS);
+    sample_footer_of(f, o, 1);
 }
 
 static inline void sample_list(QEMUFile *f, const SampleOptions *o)
@@ -173,9 +203,11 @@ static inline GByteArray *sample_stream(const SampleOptions *o)
     QEMUFile *f = sample_file(bytes, 0);
 
     sample_header(f, o);
+    sample_block(f, o, QEMU_VM_SECTION_START);
     sample_section(f, QEMU_VM_SECTION_START);
     sample_list(f, o);
     sample_footer(f, o);
+    sample_block(f, o, QEMU_VM_SECTION_PART);
     sample_section(f, QEMU_VM_SECTION_PART);
     if (!o->addresses) {
         sample_page(f, 0, "pc.ram", 1);
@@ -185,6 +217,7 @@ static inline GByteArray *sample_stream(const SampleOptions *o)
     if (o->command) {
         qemu_put_buffer(f, "\x08\0\x0b\0\0", 5);
     }
+    sample_block(f, o, QEMU_VM_SECTION_END);
     sample_section(f, QEMU_VM_SECTION_END);
     if (!o->addresses) {
         static const char xbzrle[] = {0, 1, 2}; /* 0 as before, 1 new: 2 */

@@ -12,6 +12,8 @@ static const SampleOptions with_all = {
     .capabilities = true, .footers = true, .command = true,
 };
 static const SampleOptions old_machine = { 0 };
+static const SampleOptions with_drives = { .footers = true, .block = true };
+static const SampleOptions old_with_drives = { .block = true };
 static const SampleOptions device_only = {
     .capabilities = true, .footers = true, .addresses = true,
 };
@@ -21,7 +23,32 @@ static bool load(void *opaque, QEMUFile *f, GError **errp)
     return ram_loader_load(opaque, f, errp);
 }
 
-static const QemuStreamHandler handler = { .ram = load };
+/* What came of drives, a letter each: the end of a section, zeros, all. */
+static char of_drives[8];
+
+static bool load_block(void *opaque, QEMUFile *f, GError **errp)
+{
+    char name[256];
+    uint64_t word = qemu_get_be64(f);
+
+    if (word & BLK_MIG_FLAG_DEVICE_BLOCK) {
+        qemu_get_counted_string(f, name);
+        g_strlcat(of_drives, "z", sizeof(of_drives));
+        word = qemu_get_be64(f);
+    }
+    g_strlcat(of_drives, "e", sizeof(of_drives));
+    return qemu_file_ok(f, errp);
+}
+
+static bool all_of_block(void *opaque, GError **errp)
+{
+    g_strlcat(of_drives, ".", sizeof(of_drives));
+    return true;
+}
+
+static const QemuStreamHandler handler = {
+    .ram = load, .block = load_block, .block_end = all_of_block,
+};
 
 static RamLoader *loader_new(uint8_t *ram)
 {
@@ -37,6 +64,7 @@ static bool read_stream(GByteArray *bytes, size_t step, QemuStream *qs,
     QEMUFile *f = sample_file(bytes, step);
     bool ok;
 
+    of_drives[0] = '\0';
     qemu_stream_init(qs);
     ok = qemu_stream_read(f, qs, &handler, l, errp);
     qemu_file_abandon(f);
@@ -70,6 +98,7 @@ static void whole(gconstpointer data)
         g_assert_true(read_stream(bytes, step, &qs, l, &error));
         g_assert_no_error(error);
         check_ram(ram);
+        g_assert_cmpstr(of_drives, ==, o->block ? "ezee." : "");
         g_assert_cmpstr(qs.machine, ==, "pc-7.2");
         g_assert_cmpuint(qs.ram_section, ==, 2);
         g_assert_cmpint(qs.footers, ==, o->footers);
@@ -125,9 +154,9 @@ static void together(void)
 }
 
 /* Every shorter one is an error, or is seen not to be whole. */
-static void cut_everywhere(void)
+static void cut_everywhere(gconstpointer data)
 {
-    GByteArray *bytes = sample_stream(&with_all);
+    GByteArray *bytes = sample_stream(data);
     g_autofree uint8_t *ram = g_malloc0(SAMPLE_RAM);
 
     for (guint len = 0; len < bytes->len; len++) {
@@ -149,12 +178,12 @@ static void cut_everywhere(void)
     g_byte_array_unref(bytes);
 }
 
-/* The first occurrence of @what becomes @with (same length); the error has
+/* The first occurrence of @what in @o becomes @with (same length); the error has
  * @word. */
-static void changed(const char *what, const char *with, size_t len,
-                    const char *word)
+static void changed_in(const SampleOptions *o, const char *what,
+                       const char *with, size_t len, const char *word)
 {
-    GByteArray *bytes = sample_stream(&usual);
+    GByteArray *bytes = sample_stream(o);
     g_autofree uint8_t *ram = g_malloc0(SAMPLE_RAM);
     g_autoptr(GError) error = NULL;
     RamLoader *l = loader_new(ram);
@@ -170,6 +199,66 @@ static void changed(const char *what, const char *with, size_t len,
     g_assert_nonnull(strstr(error->message, "byte"));
     qemu_stream_clear(&qs);
     ram_loader_free(l);
+    g_byte_array_unref(bytes);
+}
+
+static void changed(const char *what, const char *with, size_t len,
+                    const char *word)
+{
+    changed_in(&usual, what, with, len, word);
+}
+
+static void each_change_of_drives_is_named(void)
+{
+    const SampleOptions *o = &with_drives;
+
+    changed_in(o, "\5block\0\0\0\0", "\5bl0ck\0\0\0\0", 10, "\"bl0ck\"");
+    changed_in(o, "\5block\0\0\0\0\0\0\0\1", "\5block\0\0\0\0\0\0\0\2", 14,
+               "block section with instance 0 and version 2");
+    changed_in(o, "\x7e\0\0\0\1", "\x7e\0\0\0\2", 5,
+               "the block section does not end");
+    /* its end comes early: the other part belongs to nothing */
+    changed_in(o, "\x02\0\0\0\1", "\x03\0\0\0\1", 5, "section 1");
+    /* it never ends */
+    changed_in(o, "\x03\0\0\0\1", "\x02\0\0\0\1", 5, "0x04");
+    /* a second one */
+    changed_in(o, "\x02\0\0\0\1", "\x01\0\0\0\1", 5, "not supported");
+}
+
+/* Where nobody takes drives, as in QEMU's device state. */
+static void drives_where_none_may_be(void)
+{
+    static const QemuStreamHandler ram_only = { .ram = load };
+    GByteArray *bytes = sample_stream(&with_drives);
+    g_autofree uint8_t *ram = g_malloc0(SAMPLE_RAM);
+    g_autoptr(GError) error = NULL;
+    RamLoader *l = loader_new(ram);
+    QEMUFile *f = sample_file(bytes, 0);
+    QemuStream qs;
+
+    qemu_stream_init(&qs);
+    g_assert_false(qemu_stream_read(f, &qs, &ram_only, l, &error));
+    g_assert_nonnull(strstr(error->message, "\"block\", which is not"));
+    qemu_file_abandon(f);
+    qemu_stream_clear(&qs);
+    ram_loader_free(l);
+    g_byte_array_unref(bytes);
+}
+
+/* What we put in front of drives' records is what the reader takes. */
+static void drives_are_put_as_they_are_read(void)
+{
+    QemuStream qs = { .ram_section = 2, .footers = true };
+    GByteArray *bytes = sample_stream(&with_drives);
+    GByteArray *put = g_byte_array_new();
+    QEMUFile *f = sample_file(put, 0);
+
+    qemu_stream_put_block(&qs, f, QEMU_VM_SECTION_START);
+    qemu_put_be64(f, BLK_MIG_FLAG_EOS);
+    qemu_stream_put_block_footer(&qs, f);
+    g_assert_true(qemu_file_close(f, NULL));
+    g_assert_nonnull(memmem(bytes->data, bytes->len, put->data, put->len));
+    g_byte_array_unref(put);
     g_byte_array_unref(bytes);
 }
 
@@ -228,8 +317,19 @@ int main(int argc, char **argv)
     g_test_add_data_func("/qemu-stream/command", &with_all, whole);
     g_test_add_data_func("/qemu-stream/old-machine", &old_machine, whole);
     g_test_add_func("/qemu-stream/together", together);
-    g_test_add_func("/qemu-stream/cut-everywhere", cut_everywhere);
+    g_test_add_data_func("/qemu-stream/drives", &with_drives, whole);
+    g_test_add_data_func("/qemu-stream/drives-old-machine", &old_with_drives,
+                         whole);
+    g_test_add_data_func("/qemu-stream/cut-everywhere", &with_all,
+                         cut_everywhere);
+    g_test_add_data_func("/qemu-stream/cut-drives", &with_drives,
+                         cut_everywhere);
     g_test_add_func("/qemu-stream/changes", each_change_is_named);
+    g_test_add_func("/qemu-stream/changes-of-drives",
+                    each_change_of_drives_is_named);
+    g_test_add_func("/qemu-stream/drives-refused", drives_where_none_may_be);
+    g_test_add_func("/qemu-stream/drives-put",
+                    drives_are_put_as_they_are_read);
     g_test_add_func("/qemu-stream/device-state", device_state);
     return g_test_run();
 }
