@@ -20,8 +20,8 @@
  * in the drive.  A failed attempt leaves nothing behind, and the next one begins
  * with all chunks marked.
  *
- * With `inc', a chunk that the first pass finds to be decided by the backing file
- * alone is left out.  If the guest writes to it later it is sent as any other:
+ * With `inc', a chunk that is decided by the backing file alone when its turn comes
+ * first is left out.  If the guest writes to it later it is sent as any other:
  * 1 MiB, in part from the backing file.
  *
  * Memory: one chunk.
@@ -56,6 +56,7 @@ typedef struct {
     BlockNode *base;   /* inc: what the other side has already; else NULL */
     int64_t length;
     Bitmap *marked;    /* also by the hook, on any thread */
+    Bitmap *visited;   /* with base: chunks whose turn has come once */
     uint64_t chunk;    /* the pass goes on here */
     bool announced;    /* something of it was sent, with its length */
     bool hooked;
@@ -101,6 +102,13 @@ static void watch(SavedDrive *d, bool on)
     d->hooked = on;
 }
 
+static bool no_memory(const BlockBackend *blk, uint64_t chunks, GError **errp)
+{
+    error_set(errp, "drive '%s': no memory to track its %" G_GUINT64_FORMAT
+              " chunks", blk_name(blk), chunks);
+    return false;
+}
+
 /* False: an error.  A drive without a medium or for reading only is none. */
 static bool add_drive(BlockSaver *s, BlockBackend *blk, bool inc, GError **errp)
 {
@@ -116,19 +124,21 @@ static bool add_drive(BlockSaver *s, BlockBackend *blk, bool inc, GError **errp)
                   blk_name(blk));
         return false;
     }
+    s->n++; /* what it has by now is freed with the others */
     chunks = (bdrv_length(node) + BLK_MIG_CHUNK - 1) / BLK_MIG_CHUNK;
     d->marked = bitmap_new(chunks);
     if (!d->marked) {
-        error_set(errp, "drive '%s': no memory to track its %" G_GUINT64_FORMAT
-                  " chunks", blk_name(blk), chunks);
-        return false;
+        return no_memory(blk, chunks, errp);
+    }
+    d->base = inc ? node->backing : NULL;
+    d->visited = d->base ? bitmap_new(chunks) : NULL;
+    if (d->base && !d->visited) {
+        return no_memory(blk, chunks, errp);
     }
     bitmap_set_range(d->marked, 0, chunks);
     d->blk = blk;
     d->length = bdrv_length(node);
-    d->base = inc ? node->backing : NULL;
     d->node = g_steal_pointer(&node);
-    s->n++;
     count(&s->total, d->length);
     return true;
 }
@@ -187,6 +197,7 @@ void block_saver_free(BlockSaver *s)
         }
         bdrv_unref(d->node);
         bitmap_free(d->marked);
+        bitmap_free(d->visited);
     }
     g_free(s->drives);
     free(s->buf);
@@ -224,9 +235,13 @@ static bool drive_error(const SavedDrive *d, const char *what, int64_t offset,
     return false;
 }
 
-/* Has the other side got all of it in the backing file?  1, 0 or -errno. */
+/* Can it be left out, because the other side has got all of it in the backing
+ * file?  Not if it was sent before.  1, 0 or -errno. */
 static int in_base(const SavedDrive *d, int64_t offset, int64_t bytes)
 {
+    if (!d->base || bitmap_test_and_set(d->visited, offset / BLK_MIG_CHUNK)) {
+        return 0;
+    }
     while (bytes > 0) {
         int64_t n;
         int ret = bdrv_is_allocated_above(d->node, d->base, offset, bytes, &n);
@@ -255,7 +270,7 @@ static bool send_chunk(BlockSaver *s, SavedDrive *d, QEMUFile *f, uint64_t chunk
 {
     int64_t offset = chunk * BLK_MIG_CHUNK;
     int64_t bytes = MIN(BLK_MIG_CHUNK, d->length - offset);
-    int ret = d->base && get(&s->passes) == 1 ? in_base(d, offset, bytes) : 0;
+    int ret = in_base(d, offset, bytes);
 
     if (ret > 0) {
         count(&s->skipped, 1);

@@ -6,7 +6,7 @@ what it wrote at any moment is there, and it goes on as if nothing had been."""
 
 import os
 
-from lib.migration import arrived, ended, go_on, same_ram, source
+from lib.migration import arrived, ended, go_on, gone_with, same_ram, source
 from lib.tap import contains, equal, main, test, wait_for
 from lib.vm import VM
 
@@ -78,6 +78,210 @@ def a_writing_guest_moves_with_its_drive(t):
     equal(disk["total"], 8 * MIB + 7 * SECTOR, "total")
     equal(disk["remaining"], 0, "remaining")
     equal(disk["transferred"] >= disk["normal-bytes"] > 0, True, str(disk))
+    go_on(src, dst)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+def qcow2(t, name, size, base=None):
+    path = t.path(name)
+    more = ["-b", base, "-F", "raw"] if base else []
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", *more, path, str(size))
+    return path
+
+
+def drive(path, name="drive0", form="qcow2", more=""):
+    return f"file={path},format={form},if=virtio,id={name}{more}"
+
+
+@test(limit=240)
+def only_what_lies_above_the_backing_file(t):
+    size = 8 * MIB
+    base = t.path("base.raw")
+    with open(base, "wb") as f:
+        f.write(os.urandom(size))
+    mine, theirs = qcow2(t, "src.qcow2", size, base), qcow2(t, "dst.qcow2", size, base)
+    src = source(t, drives=[drive(mine)])
+    src.guest.run("dd if=/dev/urandom of=/dev/vda bs=4096 seek=600 count=8 conv=fsync")
+    src.guest.start("memory", "memory", 8, 3, "sparse")
+    path = t.path("migrate.sock")
+    dst = destination(t, src, "unix:" + path, drives=[drive(theirs)])
+    src.qmp("migrate", uri="unix:" + path, inc=True)
+    info = ended(src)
+    arrived(dst)
+    equal(info["disk"]["normal"], 1, "chunks sent")
+    equal(info["disk"]["skipped"], size // MIB - 1, "chunks left out")
+    go_on(src, dst)
+    dst.guest.stop("memory")
+    src.quit()
+    dst.quit()
+    for image in (mine, theirs):
+        t.run("qemu-img", "check", "-q", image)
+    t.run("qemu-img", "compare", "-q", mine, theirs)
+    equal(os.path.getsize(theirs) < 3 * MIB, True, "the image stayed small")
+
+
+@test(limit=240)
+def a_backing_file_is_needed_for_that(t):
+    src = busy(t)
+    src.qmp("migrate", uri="exec:cat > /dev/null", inc=True)
+    contains(ended(src, "failed")["error-desc"], "backing file")
+    contains(src.hmp("migrate -i exec:cat>/dev/null"), "backing file")
+    src.qmp("migrate-set-capabilities", capabilities=[{"capability": "block", "state": True}])
+    src.qmp("migrate-set-parameters", **{"block-incremental": True})
+    src.qmp("migrate", uri="exec:cat > /dev/null")
+    contains(ended(src, "failed")["error-desc"], "backing file")
+    equal(src.qmp("query-migrate-parameters")["block-incremental"], True)
+    equal({"capability": "block", "state": True} in
+          src.qmp("query-migrate-capabilities"), True)
+    checked(src)
+    src.quit()
+
+
+@test(limit=300)
+def to_a_plain_qemu(t):
+    size = 8 * MIB  # 7.2 takes no other than whole chunks of data
+    src = busy(t, size)
+    path = t.path("migrate.sock")
+    dst = destination(t, src, "unix:" + path, sidecar=False)
+    arrives(src, dst, "unix:" + path, blk=True)
+    same_file(src.images[0], dst.images[0])
+    go_on(src, dst)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test(limit=300)
+def from_a_plain_qemu(t):
+    src = busy(t, sidecar=False)
+    path = t.path("migrate.sock")
+    dst = destination(t, src, "unix:" + path)
+    # its own log of memory is not to be trusted in many rounds
+    src.guest.stop("memory")
+    src.guest.stop("disk")
+    src.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 30})
+    arrives(src, dst, "unix:" + path, blk=True)
+    same_file(src.images[0], dst.images[0])
+    go_on(src, dst)
+    dst.guest.start("disk", "shadow", SEED, 3, "vda")
+    dst.quit()
+    src.quit()
+
+
+def fails(src, uri, *words, **arguments):
+    """The attempt fails with these words and the guest goes on."""
+    src.qmp("migrate", uri=uri, **{"blk": True, **arguments})
+    info = ended(src, "failed")
+    for word in words:
+        contains(info["error-desc"], word)
+    goes_on(src)
+
+
+def goes_on(src):
+    for job in ("disk", "memory"):
+        before = src.guest.status(job)
+        equal(before.errors, 0, str(before))
+        src.guest.wait(job, before.done + 100)
+
+
+def then_whole(t, src, name="good"):
+    """A retry succeeds, and nothing is lost."""
+    path = t.path(name + ".sock")
+    src.qmp("migrate_set_speed", value=0)
+    dst = destination(t, src, "unix:" + path, name=name)
+    arrives(src, dst, "unix:" + path, blk=True)
+    same_file(src.images[0], dst.images[0])
+    go_on(src, dst)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test(limit=300)
+def cancelled_in_the_middle_and_again(t):
+    src = busy(t, 12 * MIB + 7 * SECTOR)
+    src.guest.run("dd if=/dev/urandom of=/dev/vda bs=1048576 count=0")
+    src.qmp("migrate_set_speed", value=2 * MIB)
+    for i in range(2):
+        path = t.path(f"{i}.sock")
+        dst = destination(t, src, "unix:" + path, name=f"dst{i}")
+        src.qmp("migrate", uri="unix:" + path, blk=True)
+        wait_for(lambda: src.qmp("query-migrate").get("disk", {}).get("normal", 0) >= 2,
+                 "some of the drive to be sent")
+        error = src.qmp.error("block_resize", device="drive0", size=16 * MIB)
+        equal(error.cls, "DeviceInUse", "class of the error")
+        src.qmp("migrate_cancel")
+        ended(src, "cancelled")
+        equal(dst.wait_exit(), 1, "exit status")
+        goes_on(src)
+    then_whole(t, src)
+
+
+@test(limit=300)
+def a_wrong_image_is_refused(t):
+    src = busy(t)
+    right = src.sizes[0]
+    for name, word, changes in (
+            ("small", "length mismatch", {"sizes": [4 * MIB]}),
+            ("large", "length mismatch", {"sizes": [right + SECTOR]}),
+            ("none", "drive0", {"sizes": []}),
+            ("other", "drive0", {"sizes": [], "drives": [
+                f"file={src.images[0]}.x,format=raw,if=virtio,id=other"]})):
+        if name == "other":
+            with open(src.images[0] + ".x", "wb") as f:
+                f.truncate(right)
+        path = t.path(name + ".sock")
+        dst = destination(t, src, "unix:" + path, name=name, **changes)
+        fails(src, "unix:" + path)
+        gone_with(dst, word)
+    then_whole(t, src)
+
+
+@test(limit=300)
+def a_full_disk_over_there(t):
+    src = busy(t)
+    image = t.path("full.raw")
+    for i, rule in enumerate(("write#4+=ENOSPC", "flush=EIO")):
+        with open(image, "wb") as f:
+            f.truncate(src.sizes[0])
+        path = t.path(f"{i}.sock")
+        dst = destination(t, src, "unix:" + path, name=f"full{i}", sizes=[],
+                          drives=[drive(f"fault:{rule}:{image}", form="raw")])
+        fails(src, "unix:" + path)
+        equal(dst.wait_exit(), 1, "exit status")
+        contains(dst.stderr(), "drive 'drive0'")
+    then_whole(t, src)
+
+
+@test(limit=300)
+def as_a_human_does_it(t):
+    src = busy(t)
+    path = t.path("migrate.sock")
+    dst = destination(t, src, "unix:" + path)
+    equal(src.hmp(f"migrate -b unix:{path}"), "")  # waits
+    text = src.hmp("info migrate")
+    for line in ("Migration status: completed", "transferred disk: ", "remaining disk: 0 kbytes",
+                 f"total disk: {src.sizes[0] >> 10} kbytes"):
+        contains(text, line)
+    arrived(dst)
+    same_file(src.images[0], dst.images[0])
+    go_on(src, dst)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test(limit=240)
+def by_way_of_a_file(t):
+    src = busy(t)
+    path = t.path("stream")
+    src.qmp("migrate", uri=f"exec:cat > {path}", blk=True)
+    ended(src)
+    dst = destination(t, src, f"exec:cat {path}")
+    arrived(dst)
+    same_file(src.images[0], dst.images[0])
     go_on(src, dst)
     checked(dst)
     src.quit()
