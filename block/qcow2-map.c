@@ -514,6 +514,9 @@ static bool read_l1(BlockNode *bs, GError **errp)
     }
     for (uint64_t i = 0; i < s->l1_size; i++) {
         s->l1[i] = GUINT64_FROM_BE(s->l1[i]);
+        if (!(s->l1[i] & QCOW2_OFFSET_MASK)) {
+            s->l1[i] = 0; /* flags of no table: there is none */
+        }
     }
     return true;
 }

@@ -294,6 +294,26 @@ static void test_read_only_is_not_marked(void)
     g_free(i.data);
 }
 
+/* Flags of an L2 table that is not there: as if there were none of them. */
+static void test_l1_flags_alone(void)
+{
+    g_autofree char *img = path("l1.qcow2");
+    uint8_t buf[4096] = { 5 }, back[4096];
+    BlockNode *bs;
+    Image i;
+
+    i = make_image(img);
+    put(i.data + table_at(&i, 40) + 8, QCOW2_OFLAG_COPIED, 8);
+    save(img, i.data, i.len);
+    bs = block_test_open(img, "qcow2", BDRV_O_RDWR);
+    g_assert_cmpint(bdrv_pwrite(bs, 2 << 20, 4096, buf, 0), ==, 0);
+    g_assert_cmpint(bdrv_pread(bs, 2 << 20, 4096, back), ==, 0);
+    g_assert_cmpmem(buf, 4096, back, 4096);
+    bdrv_unref(bs);
+    qcow2_test_check(img, false);
+    g_free(i.data);
+}
+
 /* Metadata on top of metadata: not opened for writing. */
 static void test_overlaps(void)
 {
@@ -407,6 +427,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/corrupt/refused-by-name", test_refused_by_name);
     g_test_add_func("/qcow2/corrupt/l2-entry", test_l2_entry);
     g_test_add_func("/qcow2/corrupt/read-only", test_read_only_is_not_marked);
+    g_test_add_func("/qcow2/corrupt/l1-flags-alone", test_l1_flags_alone);
     g_test_add_func("/qcow2/corrupt/overlaps", test_overlaps);
     g_test_add_func("/qcow2/corrupt/refcount-zero", test_refcount_zero);
     g_test_add_func("/qcow2/corrupt/random", test_random_damage);
