@@ -7,6 +7,7 @@ qemu-img is the judge of every image."""
 
 import json
 import os
+import zlib
 
 from lib.guest import make_image
 from lib.tap import contains, equal, main, test, wait_for
@@ -148,6 +149,33 @@ def a_guest_writes_while_its_image_is_filled(t):
     vm.quit()
     assert "backing-filename" not in info(t, top)
     t.run("qemu-img", "check", "-q", "-f", "qcow2", top)
+
+
+@test
+def a_guest_beside_the_page_cache(t):
+    """cache=none, aio=native, all sizes odd: an image over a raw file is written,
+    filled, and gets a snapshot; what the guest knows is what is in it."""
+    size = 8 * MIB + 512 * 3
+    base = t.path("base.raw")
+    with open(base, "wb") as f:
+        f.write(bytes(size // 2 + 12345))  # zeros that are data
+    top, over = overlay(t, "top.qcow2", base, size, "raw"), t.path("over.qcow2")
+    vm = VM(t, drives=[drive(top, extra=",cache=none,aio=native,discard=unmap")]).start()
+    vm.guest.start("w", "shadow", 9, 2, "vda")
+    vm.guest.wait("w", 50)
+    vm.qmp("block_stream", device="disk", speed=8 * MIB)
+    completed(vm)
+    count = vm.guest.status("w").done
+    vm.qmp("blockdev-snapshot-sync", device="disk", snapshot_file=over)
+    vm.guest.wait("w", count + 100)
+    result = vm.guest.stop("w")
+    vm.quit()
+    assert "backing-filename" not in info(t, top)
+    equal(info(t, over)["full-backing-filename"], top)
+    for image in (top, over):
+        t.run("qemu-img", "check", "-q", "-f", "qcow2", image)
+    with open(flat(t, over), "rb") as f:
+        equal(zlib.crc32(f.read()), result.crc32)
 
 
 @test

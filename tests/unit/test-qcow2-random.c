@@ -22,6 +22,7 @@
 
 static char *dir;
 static unsigned operations;
+static bool have_direct;
 
 typedef struct {
     uint8_t shadow[SIZE];
@@ -77,6 +78,9 @@ static void open_drive(Drive *d)
 
     d->flags = BDRV_O_RDWR | (g_rand_boolean(d->rand) ? BDRV_O_UNMAP : 0) |
                (g_rand_int_range(d->rand, 0, 4) ? 0 : BDRV_O_NO_FLUSH);
+    if (have_direct && g_rand_int_range(d->rand, 0, 8) == 0) {
+        d->flags |= BDRV_O_NOCACHE | (g_rand_boolean(d->rand) ? BDRV_O_NATIVE_AIO : 0);
+    }
     bs = block_test_open(top_of(d), "qcow2", d->flags);
     d->ctx = block_context_new();
     d->blk = blk_new(d->ctx, "disk", bs, NULL);
@@ -300,6 +304,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     operations = g_getenv("SIDECAR_TEST_LONG") ? 10 * OPERATIONS : OPERATIONS;
     dir = block_test_dir_new();
+    have_direct = block_test_have_direct(dir);
     for (size_t i = 0; i < G_N_ELEMENTS(formats); i++) {
         g_autofree char *name = g_strdup_printf("/qcow2/random/v%u-cluster%u-refcount%u",
                                                 formats[i].version,

@@ -79,11 +79,28 @@ static void do_discard(Disk *d, int64_t offset, int64_t bytes)
     }
 }
 
+/* How the image is opened: cache modes, and a disk with large blocks below. */
+typedef struct {
+    const char *name;
+    int flags;
+    const char *protocol;
+} Mode;
+
+static const Mode cached = { "cached", 0, "" };
+static const Mode *mode = &cached;
+
+static BlockNode *open_image(const char *img)
+{
+    g_autofree char *name = g_strconcat(mode->protocol, img, NULL);
+
+    return block_test_open(name, "qcow2", FLAGS | mode->flags);
+}
+
 static void reopen(Disk *d, const char *img)
 {
     bdrv_unref(d->bs);
     qcow2_test_check(img, false);
-    d->bs = block_test_open(img, "qcow2", FLAGS);
+    d->bs = open_image(img);
 }
 
 static void one_operation(Disk *d, const char *img)
@@ -111,7 +128,7 @@ static void one_operation(Disk *d, const char *img)
 static void random_operations(const char *img, uint8_t *shadow, int64_t size,
                               unsigned n)
 {
-    Disk d = { block_test_open(img, "qcow2", FLAGS), shadow, size,
+    Disk d = { open_image(img), shadow, size,
                g_rand_new_with_seed(g_test_rand_int()) };
 
     while (n-- > 0) {
@@ -160,26 +177,30 @@ static void test_reftable_growth(void)
     run_random("cluster_size=512,refcount_bits=64", 12 << 20, rounds);
 }
 
+static void run_backing(const char *options, int64_t size, int64_t below)
+{
+    g_autofree char *raw = path("base.raw"), *img = path("top.qcow2");
+    uint8_t *shadow = g_malloc0(size);
+
+    block_test_file_new(raw, below, 5);
+    block_test_fill(shadow, below, 5);
+    g_test_message("%s", options);
+    g_assert_true(block_test_run("qemu-img create -q -f qcow2 -b base.raw -F raw "
+                                 "-o '%s' '%s' %" G_GINT64_FORMAT, options, img, size));
+    random_operations(img, shadow, size, rounds);
+    g_unlink(img);
+    g_unlink(raw);
+}
+
 static void test_random_backing(void)
 {
     static const char *const options[] = {
         "cluster_size=512", "cluster_size=4k,compat=0.10", "cluster_size=64k",
         "cluster_size=2M",
     };
-    int64_t size = (2 << 20) + 512, below = (1 << 20) + 1024;
-    g_autofree char *raw = path("base.raw"), *img = path("top.qcow2");
 
-    block_test_file_new(raw, below, 5);
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++) {
-        uint8_t *shadow = g_malloc0(size);
-
-        block_test_fill(shadow, below, 5);
-        g_test_message("%s", options[i]);
-        g_assert_true(block_test_run("qemu-img create -q -f qcow2 -b base.raw -F raw "
-                                     "-o '%s' '%s' %" G_GINT64_FORMAT, options[i],
-                                     img, size));
-        random_operations(img, shadow, size, rounds);
-        g_unlink(img);
+        run_backing(options[i], (2 << 20) + 512, (1 << 20) + 1024);
     }
 }
 
@@ -223,6 +244,38 @@ static void test_random_snapshots(void)
         g_unlink(img);
         g_unlink(old);
     }
+}
+
+/* ---- past the page cache --------------------------------------------------------- */
+
+static const Mode direct_modes[] = {
+    { "direct", BDRV_O_NOCACHE, "" },
+    { "native", BDRV_O_NOCACHE | BDRV_O_NATIVE_AIO, "" },
+    { "directsync", BDRV_O_NOCACHE | BDRV_O_WRITETHROUGH, "" },
+    { "native-blocks-of-4096", BDRV_O_NOCACHE | BDRV_O_NATIVE_AIO,
+      "fault:align=4096:" },
+};
+
+/* Sizes that are no multiple of any block, clusters smaller than one. */
+static void test_direct(gconstpointer data)
+{
+    unsigned saved = rounds;
+
+    if (!block_test_have_direct(dir)) {
+        g_test_skip("no O_DIRECT on the file system of the build directory");
+        return;
+    }
+    mode = data;
+    rounds = rounds / (mode->flags & BDRV_O_WRITETHROUGH ? 12 : 3); /* it takes time */
+    run_random("cluster_size=512", (1 << 20) + 512 * 3, rounds);
+    run_random("cluster_size=1k,refcount_bits=1", (1 << 20) + 512, rounds);
+    run_random("cluster_size=64k", (2 << 20) + 512 * 7, rounds);
+    run_random("cluster_size=64k,compat=0.10", (2 << 20) - 512, rounds);
+    run_backing("cluster_size=64k", (2 << 20) + 512, 1234567);
+    run_backing("cluster_size=512", (1 << 20) + 512, 123457);
+    test_random_compressed();
+    rounds = saved;
+    mode = &cached;
 }
 
 /* ---- the header ------------------------------------------------------------------ */
@@ -452,6 +505,11 @@ int main(int argc, char **argv)
     g_test_add_func("/qcow2/write/backing", test_random_backing);
     g_test_add_func("/qcow2/write/compressed", test_random_compressed);
     g_test_add_func("/qcow2/write/snapshots", test_random_snapshots);
+    for (size_t i = 0; i < G_N_ELEMENTS(direct_modes); i++) {
+        g_autofree char *name = g_strconcat("/qcow2/write/", direct_modes[i].name, NULL);
+
+        g_test_add_data_func(name, &direct_modes[i], test_direct);
+    }
     g_test_add_func("/qcow2/resize", test_resize);
     g_test_add_func("/qcow2/rebase", test_rebase);
     g_test_add_func("/qcow2/dirty", test_dirty);
