@@ -77,7 +77,12 @@ typedef struct BlockNodePrivate {
     _Atomic unsigned refs;
 
     pthread_mutex_t flush_lock; /* one flush at a time */
+    pthread_mutex_t info_lock;  /* info.c; a leaf */
 } BlockNodePrivate;
+
+/* Change bs->backing, whose backend is drained; @below is taken over, the old one
+ * is the caller's. */
+void bdrv_set_backing(BlockNode *bs, BlockNode *below);
 
 /* A node of @drv that is not open yet; @flags as bdrv_open. */
 BlockNode *bdrv_node_new(const BlockDriver *drv, const char *filename,

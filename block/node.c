@@ -35,6 +35,7 @@ BlockNode *bdrv_node_new(const BlockDriver *drv, const char *filename,
     atomic_init(&bs->priv->refs, 1);
     request_tracker_init(&bs->priv->tracker);
     pthread_mutex_init(&bs->priv->flush_lock, NULL);
+    pthread_mutex_init(&bs->priv->info_lock, NULL);
     return bs;
 }
 
@@ -44,6 +45,7 @@ void bdrv_node_discard(BlockNode *bs)
     bdrv_unref(bs->backing);
     request_tracker_destroy(&bs->priv->tracker);
     pthread_mutex_destroy(&bs->priv->flush_lock);
+    pthread_mutex_destroy(&bs->priv->info_lock);
     free(bs->priv);
     g_free(bs->filename);
     g_free(bs->opaque);
@@ -211,8 +213,10 @@ bool bdrv_inactivate(BlockNode *bs, GError **errp)
             error_set_errno(errp, -ret, "'%s': flush failed", bs->filename);
         } else {
             pthread_mutex_lock(&bs->priv->flush_lock); /* flushes aren't tracked */
-            bs->drv->close(bs);
+            pthread_mutex_lock(&bs->priv->info_lock);
             atomic_store(&bs->priv->inactive, true);
+            pthread_mutex_unlock(&bs->priv->info_lock);
+            bs->drv->close(bs);
             pthread_mutex_unlock(&bs->priv->flush_lock);
         }
     }

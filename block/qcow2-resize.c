@@ -301,9 +301,11 @@ bool qcow2_change_backing_file(BlockNode *bs, const char *file,
     }
     s->header.backing_offset = h.backing_offset;
     s->header.backing_size = h.backing_size;
+    pthread_mutex_lock(&bs->priv->info_lock);
     g_free(s->ext.backing_file);
     g_free(s->ext.backing_format);
     s->ext.backing_file = g_strdup(file);
     s->ext.backing_format = g_strdup(format);
+    pthread_mutex_unlock(&bs->priv->info_lock);
     return true;
 }

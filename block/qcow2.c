@@ -243,6 +243,20 @@ static const char *qcow2_backing_file(BlockNode *bs, const char **format)
     return s->ext.backing_file;
 }
 
+/* Only what does not change while the image is open. */
+static void qcow2_image_info(BlockNode *bs, BdrvImageInfo *info)
+{
+    Qcow2State *s = bs->opaque;
+
+    info->cluster_size = s->cluster_size;
+    info->compat = s->version < 3 ? "0.10" : "1.1";
+    info->refcount_bits = 1u << s->refcount_order;
+    info->lazy_refcounts = s->header.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
+    info->dirty = s->header.incompatible & QCOW2_INCOMPAT_DIRTY;
+    info->corrupt = (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT) ||
+                    (atomic_load(&s->broken) && !bdrv_is_read_only(bs));
+}
+
 const BlockDriver bdrv_qcow2 = {
     .format_name = "qcow2",
     .instance_size = sizeof(Qcow2State),
@@ -254,6 +268,7 @@ const BlockDriver bdrv_qcow2 = {
     .truncate = qcow2_truncate,
     .backing_file = qcow2_backing_file,
     .change_backing_file = qcow2_change_backing_file,
+    .image_info = qcow2_image_info,
     .pread = qcow2_pread,
     .pwrite = qcow2_pwrite,
     .pwrite_zeroes = qcow2_pwrite_zeroes,

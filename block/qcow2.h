@@ -44,6 +44,7 @@ enum { /* incompatible features */
     QCOW2_INCOMPAT_COMPRESSION = 1 << 3,
     QCOW2_INCOMPAT_EXTENDED_L2 = 1 << 4,
 };
+#define QCOW2_COMPAT_LAZY_REFCOUNTS UINT64_C(1)
 #define QCOW2_AUTOCLEAR_BITMAPS UINT64_C(1)
 
 enum {

@@ -56,7 +56,7 @@ static bool change_over(BlockBackend *blk, BlockNode *under, BlockNode *overlay,
     blk_drained_begin(&blk, 1);
     ret = bdrv_flush(under);
     if (ret == 0) {
-        overlay->backing = bdrv_ref(under);
+        bdrv_set_backing(overlay, bdrv_ref(under));
         blk_set_node(blk, overlay);
     }
     blk_drained_end(&blk, 1);

@@ -153,7 +153,7 @@ static bool drop_backing(Stream *s, GError **errp)
     ok = bdrv_change_backing_file(s->top, s->base_name, s->base ?
                                   bdrv_format_name(s->base) : NULL, errp);
     if (ok) {
-        s->top->backing = s->base ? bdrv_ref(s->base) : NULL;
+        bdrv_set_backing(s->top, s->base ? bdrv_ref(s->base) : NULL);
     }
     blk_drained_end(&s->blk, 1);
     if (ok) {

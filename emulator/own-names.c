@@ -2,7 +2,8 @@
  * What QEMU says about things that are the sidecar's, put into the words of
  * the user's own command line: a drive that we serve has the user's file name
  * and format, not those of an NBD export, and the inner QMP's chardev does not
- * show.
+ * show; nor is what it says about the image that of an NBD export: its size on
+ * disk, its format's own, and the chain below it.
  *
  * QEMU 7.2 calls an export on a socket nbd+unix:///EXPORT?socket=SOCKET.
  *
@@ -10,6 +11,7 @@
  */
 #include "own-names.h"
 #include "cmdline-internal.h"
+#include "image-info.h"
 
 #include <string.h>
 
@@ -36,6 +38,20 @@ static BlockBackend *drive_of(const OwnNames *names, const char *filename)
     return blk_by_name(names->block, name);
 }
 
+/* What a format says is not said of the file below it. */
+static void only_the_file(json_object *image)
+{
+    static const char *const keys[] = {
+        "cluster-size", "format-specific", "backing-filename", "backing-image",
+        "backing-filename-format", "full-backing-filename",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(keys); i++) {
+        json_object_object_del(image, keys[i]);
+    }
+    set_string(image, "format", "file");
+}
+
 /* A BlockDeviceInfo: "inserted" of query-block, or a named node. */
 static void translate_node(const OwnNames *names, json_object *info)
 {
@@ -54,8 +70,12 @@ static void translate_node(const OwnNames *names, json_object *info)
     set_string(info, "drv", drv);
     image = json_object_object_get(info, "image");
     if (image) {
-        set_string(image, "filename", bdrv_filename(node));
-        set_string(image, "format", drv);
+        image_info_fill(image, node);
+        if (!strcmp(drv, "file")) {
+            only_the_file(image);
+        } else {
+            image_info_backing(info, node);
+        }
     }
 }
 
@@ -98,6 +118,69 @@ static void hide_chardev(const OwnNames *names, json_object *reply)
 
 /* ---- HMP ------------------------------------------------------------ */
 
+/* Where the first line that begins with @start begins, from @pos on; or -1. */
+static gssize find_line(const GString *text, gssize pos, const char *start)
+{
+    const char *line = text->str + pos;
+
+    while (line && *line) {
+        if (g_str_has_prefix(line, start)) {
+            return line - text->str;
+        }
+        line = strchr(line, '\n');
+        line += line != NULL;
+    }
+    return -1;
+}
+
+static gssize next_line(const GString *text, gssize pos)
+{
+    const char *end = strchr(text->str + pos, '\n');
+
+    return end ? end + 1 - text->str : (gssize)text->len;
+}
+
+/*
+ * `info block [-v]' about one drive, of which QEMU knows @filename:
+ *
+ *     NAME (#NODE): FILENAME (raw[, …])
+ *         Cache mode:       …
+ *
+ *     Images:
+ *     image: FILENAME
+ *     …                                  up to an empty line
+ */
+static void translate_info_block(GString *text, const char *filename, BlockNode *node)
+{
+    g_autofree char *title = g_strdup_printf(": %s (raw", filename);
+    g_autofree char *image = g_strdup_printf("image: %s\r\n", filename);
+    g_autoptr(GString) now = g_string_new(NULL);
+    char *found = strstr(text->str, title);
+    gssize pos, end;
+
+    if (!found) {
+        return;
+    }
+    pos = found - text->str;
+    g_string_printf(now, ": %s (%s", bdrv_filename(node), bdrv_format_name(node));
+    g_string_erase(text, pos, strlen(title));
+    g_string_insert(text, pos, now->str);
+    end = find_line(text, pos, "    Cache mode:");
+    if (end >= 0) {
+        g_string_truncate(now, 0);
+        image_info_backing_line(now, node);
+        g_string_insert(text, next_line(text, end), now->str);
+    }
+    pos = find_line(text, pos, image);
+    if (pos >= 0) {
+        end = find_line(text, pos, "\r\n");
+        g_string_erase(text, pos, end < 0 ? -1 : end - pos);
+        g_string_truncate(now, 0);
+        image_info_text(now, node);
+        g_string_insert(text, pos, now->str);
+    }
+}
+
 /* Every file name of an export in @text. */
 static void translate_filenames(const OwnNames *names, GString *text)
 {
@@ -111,6 +194,7 @@ static void translate_filenames(const OwnNames *names, GString *text)
                             names->nbd_socket);
 
         if (node) {
+            translate_info_block(text, filename, node);
             g_string_replace(text, filename, bdrv_filename(node), 0);
         }
     }

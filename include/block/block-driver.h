@@ -52,7 +52,10 @@ struct BlockDriver {
     /* The name of the backing file as the image has it (borrowed), and in
      * *format its format or NULL; NULL: none.  Missing: never one. */
     const char *(*backing_file)(BlockNode *bs, const char **format);
-    /* As bdrv_change_backing_file. */
+    /* The driver's own fields of @info, without waiting.  Missing: none. */
+    void (*image_info)(BlockNode *bs, BdrvImageInfo *info);
+    /* As bdrv_change_backing_file.  What backing_file gives changes under
+     * priv->info_lock. */
     bool (*change_backing_file)(BlockNode *bs, const char *file,
                                 const char *format, GError **errp);
 

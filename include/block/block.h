@@ -100,6 +100,20 @@ bool bdrv_is_read_only(const BlockNode *bs);
 int64_t bdrv_length(BlockNode *bs);
 /* Bytes taken on disk, or a negative errno. */
 int64_t bdrv_allocated_size(BlockNode *bs);
+/* What a monitor may want to know.  Does not wait for anything; any thread. */
+typedef struct {
+    int64_t allocated;   /* bytes taken on disk; -1: unknown */
+    uint32_t cluster_size; /* 0: no clusters */
+    bool dirty;
+    /* qcow2: */
+    const char *compat;  /* "0.10", "1.1"; NULL: another format */
+    bool lazy_refcounts, corrupt;
+    unsigned refcount_bits;
+    char *backing_file, *backing_format; /* as the image has them, or NULL */
+    BlockNode *backing;  /* a reference, or NULL */
+} BdrvImageInfo;
+void bdrv_get_info(BlockNode *bs, BdrvImageInfo *info);
+void bdrv_image_info_clear(BdrvImageInfo *info);
 /* What offset and length must be multiples of for the fast path (1, 512, 4096…). */
 uint32_t bdrv_request_alignment(BlockNode *bs);
 

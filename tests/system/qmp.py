@@ -7,6 +7,7 @@ descriptors, and what goes wrong with them."""
 import json
 import os
 import random
+import re
 import socket
 
 from lib.backup import wait_backup
@@ -81,6 +82,46 @@ def the_schema_is_one_line_below_256_kib(t):
     equal(json.loads(line).keys(), {"return"})
     if len(line) + 2 >= 256 << 10:
         raise AssertionError(f"{len(line)} bytes")
+
+
+# ---- drives -----------------------------------------------------------------------
+
+def without_node_names(value):
+    if isinstance(value, dict):
+        return {k: without_node_names(v) for k, v in value.items() if k != "node-name"}
+    if isinstance(value, list):
+        return [without_node_names(v) for v in value]
+    return value
+
+
+@test
+def images_are_described_as_qemu_describes_them(t):
+    """query-block and info block, for chains that are named in every way."""
+    def create(*words):
+        t.run("qemu-img", "create", "-q", "-f", *words)
+
+    base, mid, top, old = (t.path(n) for n in ("base.raw", "mid.qcow2", "top.qcow2", "old.qcow2"))
+    create("raw", base, "3000001")
+    create("qcow2", "-b", "base.raw", "-F", "raw", mid)
+    create("qcow2", "-o", "cluster_size=4k,lazy_refcounts=on", "-b", mid, "-F", "qcow2", top, "4M")
+    create("qcow2", "-o", "compat=0.10", "-b", base, "-F", "raw", old)
+    t.run("qemu-io", "-f", "qcow2", "-c", "write 0 1M", old)
+    drives = [f"file={path},if=virtio,id={name},{more}" for path, name, more in
+              ((top, "top", "format=qcow2,cache=none"), (old, "old", "format=qcow2,readonly=on"),
+               (t.path("raw"), "raw", "format=raw"))]
+    create("raw", t.path("raw"), "5000000")
+    seen = []
+    for sidecar in (False, True):
+        vm = VM(t, guest=False, sidecar=sidecar, drives=drives,
+                name="ours" if sidecar else "plain").start()
+        text = [re.sub(r"#block\d+", "", vm.hmp(command)) for command in
+                ("info block", "info block -v", "info block top", "info block old -v")]
+        seen.append((without_node_names(vm.qmp("query-block")), text))
+        vm.quit()
+    for theirs, ours in zip(seen[0][0], seen[1][0]):
+        equal(ours, theirs)
+    for theirs, ours in zip(seen[0][1], seen[1][1]):
+        equal(ours, theirs)
 
 
 # ---- clients ------------------------------------------------------------------------

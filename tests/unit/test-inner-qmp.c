@@ -309,7 +309,8 @@ static void test_names(void)
          "{\"return\":[{\"device\":\"d0\",\"inserted\":{\"file\":\"" URI "\",\"drv\":\"raw\","
          "\"image\":{\"filename\":\"" URI "\",\"format\":\"raw\"}}},{\"device\":\"x\"}]}",
          "{\"return\":[{\"device\":\"d0\",\"inserted\":{\"file\":\"FILE\",\"drv\":\"raw\","
-         "\"image\":{\"filename\":\"FILE\",\"format\":\"raw\"}}},{\"device\":\"x\"}]}"},
+         "\"image\":{\"filename\":\"FILE\",\"format\":\"raw\",\"virtual-size\":0,\"actual-size\":0,"
+         "\"dirty-flag\":false},\"backing_file_depth\":0}},{\"device\":\"x\"}]}"},
         {"query-named-block-nodes",
          "{\"return\":[{\"file\":\"" URI "\",\"drv\":\"nbd\"},{\"file\":\"nbd+unix:///d1?socket=S/1\"}]}",
          "{\"return\":[{\"file\":\"FILE\",\"drv\":\"file\"},{\"file\":\"nbd+unix:///d1?socket=S/1\"}]}"},
