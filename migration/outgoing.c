@@ -423,6 +423,16 @@ static bool send_round(Outgoing *o, GError **errp)
     return true;
 }
 
+/* It is the drives more than memory. */
+static char *describe_drives_stall(uint64_t pending, uint64_t bandwidth)
+{
+    return g_strdup_printf(
+        "not converging: the guest writes to its drives faster than they can be "
+        "sent, %.0f MiB in the last round, at %.1f MiB/s; raise max-bandwidth "
+        "or downtime-limit, or slow the guest down", pending / 1048576.0,
+        bandwidth / 1048576.0);
+}
+
 /* In words, what keeps it from converging and what would help; g_free. */
 static char *describe_stall(const RamStats *st, const Outgoing *o,
                             uint64_t bandwidth)
@@ -459,7 +469,9 @@ static bool fits(Outgoing *o)
         (double)pending * 1000 / m->bandwidth : 0;
     g_clear_pointer(&m->stall, g_free);
     if (pending > fit && o->rounds > STALL_ROUNDS) {
-        m->stall = describe_stall(&st, o, m->bandwidth);
+        m->stall = drives_pending(o) > pending / 2 ?
+            describe_drives_stall(drives_pending(o), m->bandwidth) :
+            describe_stall(&st, o, m->bandwidth);
     }
     pthread_mutex_unlock(&m->lock);
     return pending <= fit;

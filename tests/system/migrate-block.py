@@ -6,6 +6,7 @@ what it wrote at any moment is there, and it goes on as if nothing had been."""
 
 import os
 
+from lib.guest import make_image
 from lib.migration import arrived, ended, go_on, gone_with, same_ram, source
 from lib.tap import contains, equal, main, test, wait_for
 from lib.vm import VM
@@ -202,7 +203,6 @@ def then_whole(t, src, name="good"):
 @test(limit=300)
 def cancelled_in_the_middle_and_again(t):
     src = busy(t, 12 * MIB + 7 * SECTOR)
-    src.guest.run("dd if=/dev/urandom of=/dev/vda bs=1048576 count=0")
     src.qmp("migrate_set_speed", value=2 * MIB)
     for i in range(2):
         path = t.path(f"{i}.sock")
@@ -236,6 +236,12 @@ def a_wrong_image_is_refused(t):
         dst = destination(t, src, "unix:" + path, name=name, **changes)
         fails(src, "unix:" + path)
         gone_with(dst, word)
+    # what is shared need not be copied, and must not
+    path = t.path("same.sock")
+    dst = destination(t, src, "unix:" + path, name="same", sizes=[],
+                      drives=[drive(src.images[0], form="raw")])
+    fails(src, "unix:" + path)
+    gone_with(dst, "lock")
     then_whole(t, src)
 
 
@@ -283,6 +289,36 @@ def by_way_of_a_file(t):
     arrived(dst)
     same_file(src.images[0], dst.images[0])
     go_on(src, dst)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test(limit=300)
+def a_guest_that_writes_faster_than_is_sent(t):
+    """It is said in words; with more bandwidth it gets through, two drives at once."""
+    src = busy(t, 8 * MIB, drives=[f"file={make_image(t.path('b.raw'), 2 * MIB + SECTOR)},"
+                                   "format=raw,if=virtio,id=drive1,discard=unmap"])
+    src.guest.start("second", "shadow", SEED + 1, 2, "vdb")
+    src.guest.wait("second", 100)
+    path = t.path("migrate.sock")
+    theirs = make_image(t.path("b2.raw"), 2 * MIB + SECTOR)
+    dst = destination(t, src, "unix:" + path,
+                      drives=[f"file={theirs},format=raw,if=virtio,id=drive1,discard=unmap"])
+    src.qmp("migrate_set_speed", value=24 * MIB)
+    src.qmp("migrate_set_downtime", value=0.02)
+    src.qmp("migrate", uri="unix:" + path, blk=True)
+    contains(wait_for(lambda: src.qmp("query-migrate").get("stall"), "a stall to be said"),
+             "writes to its drives faster")
+    contains(src.hmp("info migrate"), "raise max-bandwidth")
+    src.qmp("migrate_set_speed", value=0)
+    src.qmp("migrate_set_downtime", value=2)
+    equal(ended(src)["disk"]["total"], 10 * MIB + SECTOR, "total")
+    arrived(dst)
+    same_file(src.images[0], dst.images[0])
+    same_file(t.path("b.raw"), theirs)
+    go_on(src, dst)
+    dst.guest.stop("second")
     checked(dst)
     src.quit()
     dst.quit()
