@@ -104,7 +104,7 @@ static void on_gone(void *opaque, const char *why)
 /* ---- replies that name what is ours --------------------------------- */
 
 typedef struct {
-    const OwnNames *names;
+    Emulator *emu;
     char *command;
     EmuQmpReplyFn *cb;
     void *opaque;
@@ -115,7 +115,10 @@ static void on_translatable(void *opaque, json_object *reply)
     Translation *t = opaque;
 
     if (reply) {
-        own_names_translate(t->names, t->command, reply);
+        own_names_translate(&t->emu->names, t->command, reply);
+    }
+    if (reply && emu_vm_state_concerns(t->command)) {
+        emu_vm_state_translate(t->emu->vm_state, reply);
     }
     t->cb(t->opaque, reply);
     g_free(t->command);
@@ -132,10 +135,10 @@ void emu_qmp_send(Emulator *emu, const char *command, json_object *args,
                   const int *fds, size_t n_fds, EmuQmpReplyFn *cb,
                   void *opaque)
 {
-    if (own_names_concern(command)) {
+    if (own_names_concern(command) || emu_vm_state_concerns(command)) {
         Translation *t = g_new(Translation, 1);
 
-        t->names = &emu->names;
+        t->emu = emu;
         t->command = g_strdup(command);
         t->cb = cb;
         t->opaque = opaque;
@@ -355,6 +358,7 @@ typedef struct {
     pthread_cond_t cond;
     bool done;
     EmuVmState *hiding; /* told when the reply is there; or NULL */
+    bool stops;         /* hidden */
     json_object *reply; /* the value of "return", cut out of its object */
     GError *error;
 } Call;
@@ -395,6 +399,8 @@ static void on_call_reply(void *opaque, json_object *reply)
 
     if (call->hiding) {
         emu_vm_state_hide(call->hiding, false);
+        emu_vm_state_set_pause(call->hiding, call->stops && reply &&
+                               !json_object_object_get_ex(reply, "error", NULL));
     }
     pthread_mutex_lock(&call->lock);
     if (!reply) {
@@ -414,7 +420,10 @@ json_object *emu_qmp_call_full(Emulator *emu, const char *command,
                                json_object *args, int fd, bool hidden,
                                GError **errp)
 {
-    Call call = {.hiding = hidden ? emu->vm_state : NULL};
+    Call call = {
+        .hiding = hidden ? emu->vm_state : NULL,
+        .stops = hidden && !strcmp(command, "stop"),
+    };
 
     pthread_mutex_init(&call.lock, NULL);
     pthread_cond_init(&call.cond, NULL);

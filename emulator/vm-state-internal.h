@@ -19,6 +19,14 @@ bool emu_vm_state_hides(EmuVmState *st, json_object *event);
 /* STOP and RESUME are hidden while this was called more often with true than
  * with false.  Any thread. */
 void emu_vm_state_hide(EmuVmState *st, bool hide);
+/* A hidden stop has worked (a hidden cont was answered): from here on the guest
+ * is said to run although it does not (is said to be what it is).  Main thread,
+ * like the following. */
+void emu_vm_state_set_pause(EmuVmState *st, bool hidden);
+/* Do replies to @command tell the run state?  Then they go through _translate;
+ * QEMU's replies come in the order of commands, so each meets the right state. */
+bool emu_vm_state_concerns(const char *command);
+void emu_vm_state_translate(EmuVmState *st, json_object *reply);
 
 /* emu_qmp_call with a descriptor to pass (-1: none), and with the run state
  * events that the command causes @hidden. */

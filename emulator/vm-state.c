@@ -34,6 +34,7 @@ struct EmuVmState {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     int hide_run_state;      /* atomic; commands of ours under way */
+    bool hidden_pause;       /* main thread: nobody may see that it is stopped */
     bool migrating;          /* MIGRATION events are ours; lock */
     bool ready;              /* capabilities have been set; one user at a time */
     bool gone;               /* QEMU has ended; lock */
@@ -93,6 +94,57 @@ bool emu_vm_state_hides(EmuVmState *st, json_object *event)
 void emu_vm_state_hide(EmuVmState *st, bool hide)
 {
     g_atomic_int_add(&st->hide_run_state, hide ? 1 : -1);
+}
+
+/* ---- replies, main thread ------------------------------------------------- */
+
+void emu_vm_state_set_pause(EmuVmState *st, bool hidden)
+{
+    st->hidden_pause = hidden;
+}
+
+bool emu_vm_state_concerns(const char *command)
+{
+    return !strcmp(command, "query-status") ||
+        !strcmp(command, "human-monitor-command");
+}
+
+/* The states that a stop and the saving of devices lead to. */
+static bool is_our_pause(const char *status)
+{
+    static const char *const states[] = {
+        "paused", "finish-migrate", "postmigrate",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(states); i++) {
+        if (!g_strcmp0(status, states[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* query-status has an object, `info status' a line. */
+void emu_vm_state_translate(EmuVmState *st, json_object *reply)
+{
+    json_object *value = json_object_object_get(reply, "return");
+    const char *status;
+
+    if (!st->hidden_pause) {
+        return;
+    }
+    if (json_object_is_type(value, json_type_string)) {
+        if (g_str_has_prefix(json_object_get_string(value), "VM status: paused")) {
+            json_object_object_add(reply, "return", json_object_new_string(
+                                       "VM status: running\r\n"));
+        }
+        return;
+    }
+    status = json_object_get_string(json_object_object_get(value, "status"));
+    if (is_our_pause(status)) {
+        json_object_object_add(value, "running", json_object_new_boolean(true));
+        json_object_object_add(value, "status", json_object_new_string("running"));
+    }
 }
 
 void emu_vm_state_gone(EmuVmState *st)

@@ -13,7 +13,8 @@
 
 #include "emulator/emulator.h"
 
-/* Was the guest running just now? */
+/* Was the guest running just now?  During a hidden stop it is said to, here as to
+ * everybody. */
 bool emu_vm_running(Emulator *emu, bool *running, GError **errp);
 /* The run state by QEMU's name ("paused", "postmigrate"; g_free), or NULL. */
 char *emu_vm_status(Emulator *emu, GError **errp);
@@ -33,7 +34,8 @@ bool emu_vm_ram_block_name(Emulator *emu, const char *id, char name[256],
                            GError **errp);
 
 /* Stop the guest; disk requests in flight have ended when it returns.
- * @hidden: nobody sees the STOP; then emu_vm_cont must be hidden too. */
+ * @hidden: nobody sees the STOP, and the status stays "running"; then emu_vm_cont
+ * must follow, hidden too. */
 bool emu_vm_stop(Emulator *emu, bool hidden, GError **errp);
 bool emu_vm_cont(Emulator *emu, bool hidden, GError **errp);
 

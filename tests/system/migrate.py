@@ -283,6 +283,26 @@ def nobody_sees_the_first_look(t):
 
 
 @test
+def the_first_look_does_not_show_in_the_status(t):
+    """While the guest is stopped for it, it is said to run."""
+    src = source(t)
+    look = src.new_qmp()
+    src.qmp("migrate_set_speed", value=1 << 20)
+    for _ in range(20):
+        src.qmp("migrate", uri="exec:cat > /dev/null")
+        while status(src) in ("none", "setup"):
+            equal(look("query-status")["status"], "running", "query-status")
+            equal(look("human-monitor-command", command_line="info status").strip(),
+                  "VM status: running", "info status")
+        src.qmp("migrate_cancel")
+        ended(src, "cancelled")
+    src.qmp("stop")
+    equal(look("query-status")["status"], "paused")
+    contains(src.hmp("info status"), "paused")
+    src.quit()
+
+
+@test
 def as_a_human_does_it(t):
     src = busy_source(t)
     path = t.path("migrate.sock")
