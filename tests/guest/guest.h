@@ -28,7 +28,7 @@ struct job {
 };
 
 typedef int job_main(struct job *job, int argc, char **argv);
-job_main seq_main, shadow_main, ext4_main, memory_main, randwrite_main;
+job_main seq_main, shadow_main, ext4_main, memory_main, net_main, randwrite_main;
 
 /* Notes the first thing that went wrong and counts it. */
 void job_error(struct job *job, const char *fmt, ...)

@@ -48,6 +48,7 @@ static const struct {
     { "shadow", shadow_main },
     { "ext4", ext4_main },
     { "memory", memory_main },
+    { "net", net_main },
     { "randwrite", randwrite_main },
 };
 
