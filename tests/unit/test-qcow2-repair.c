@@ -244,9 +244,11 @@ static void test_repair_fails(void)
                                  "qemu-img convert -l one -f qcow2 -O raw '%s' '%s'",
                                  start, raw, start, old));
     for (unsigned way = 0; way < 2; way++, done = false) {
+        g_autoptr(GRand) r = g_rand_new_with_seed(1);
+
         i = load(start);
         i.data[INCOMPATIBLE_LOW] |= QCOW2_INCOMPAT_DIRTY;
-        (way ? no_block_is_there : counts_are_random)(&i, g_rand_new_with_seed(1));
+        (way ? no_block_is_there : counts_are_random)(&i, r);
         for (unsigned n = 1; !done; n++) {
             g_autofree char *name = g_strdup_printf("fault:write#%u+=EIO:%s", n, img);
             BlockNode *bs;
