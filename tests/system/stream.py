@@ -261,6 +261,42 @@ def a_disk_that_fills_up_fails_the_stream_and_not_the_guest(t):
 
 
 @test
+def two_streams_at_once_one_of_which_fails(t):
+    """The guest reads and writes both drives meanwhile; what fails is only the
+    stream whose file must not grow."""
+    size = 8 * MIB
+    bases = [pattern(t.path(f"base{i}.raw"), size, range(size // PIECE), byte)
+             for i, byte in enumerate((0x44, 0))]
+    tops = [overlay(t, f"top{i}.qcow2", base, size, "raw")
+            for i, base in enumerate(bases)]
+    for top in tops:  # where the guest writes there are clusters already
+        qemu_io(t, top, f"write -P 0 0 {2 * MIB}")
+    vm = VM(t, drives=[
+        f"if=virtio,id=full,format=qcow2,file=fault:write/8192-99999=ENOSPC:{tops[0]}",
+        drive(tops[1], "other")]).start()
+    vm.guest.start("w", "shadow", 5, 2, "vdb")
+    vm.guest.wait("w", 20)
+    for name in ("full", "other"):
+        vm.qmp("block_stream", device=name, speed=8 * MIB)
+    events = {}
+    while len(events) < 2:
+        data = vm.qmp.wait_event("BLOCK_STREAM_COMPLETED")["data"]
+        events[data["device"]] = data
+    contains(events["full"]["error"], "No space left on device")
+    assert "error" not in events["other"], events
+    equal(vm.qmp("query-status")["status"], "running")
+    vm.guest.wait("w", vm.guest.status("w").done + 50)
+    vm.guest.stop("w")
+    equal(vm.qmp("query-block-stream"), [])
+    vm.qmp("quit")
+    vm.wait_exit()
+    equal(info(t, tops[0])["full-backing-filename"], bases[0])
+    assert "backing-filename" not in info(t, tops[1])
+    for top in tops:
+        t.run("qemu-img", "check", "-q", "-f", "qcow2", top)
+
+
+@test
 def a_live_copy_of_a_running_disk(t):
     """snapshot_blkdev over a raw image that a guest writes, then block_stream:
     the new image stands alone, the old one is as it was at that instant."""

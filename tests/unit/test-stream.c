@@ -11,6 +11,7 @@
 #include "util/error.h"
 
 #include <glib/gstdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SIZE (32 * 1024 * 1024)
@@ -31,6 +32,7 @@ typedef struct {
     BlockJobState state;     /* lock; of the last one */
     char *error;             /* lock */
     _Atomic bool stop;
+    _Atomic unsigned done;   /* writes */
 } Fixture;
 
 static void on_ended(void *opaque, const BlockJobInfo *info)
@@ -126,6 +128,7 @@ static void *write_all(void *opaque)
         memset(block, g_rand_int(r) & 0xfe, BLOCK);
         g_assert_cmpint(blk_pwrite(w->f->blk, (int64_t)nr * BLOCK, BLOCK, block,
                                    0), ==, 0);
+        w->f->done++;
     }
     return NULL;
 }
@@ -228,12 +231,70 @@ static void test_speed(Fixture *f, gconstpointer rules)
     g_assert_false(block_job_set_speed(f->jobs, "disk", 0, &err));
 }
 
+static int compare(const void *a, const void *b)
+{
+    unsigned x = *(const unsigned *)a, y = *(const unsigned *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Requests that were answered while a drain waited: those in flight, and (until the
+ * gate closes) a few more. */
+static void check_drains(Fixture *f)
+{
+    unsigned during[101];
+
+    for (size_t i = 0; i < G_N_ELEMENTS(during); i++) {
+        unsigned before = f->done;
+
+        blk_drained_begin(&f->blk, 1);
+        during[i] = f->done - before;
+        before = f->done;
+        g_usleep(100);
+        /* answered, but not counted yet */
+        g_assert_cmpuint(f->done - before, <=, WRITERS);
+        blk_drained_end(&f->blk, 1);
+        while (!f->stop && f->done - before < 2 * WRITERS) {
+            g_usleep(10);
+        }
+    }
+    qsort(during, G_N_ELEMENTS(during), sizeof(*during), compare);
+    g_assert_cmpuint(during[G_N_ELEMENTS(during) / 2], <=, 2 * WRITERS);
+}
+
+/* Writers without a pause: a drain waits for what is in flight and no more, and
+ * snapshots and streams come to an end. */
+static void test_hammered(Fixture *f, gconstpointer rules)
+{
+    char *files[4] = { NULL };
+    pthread_t t[WRITERS];
+    Writer w[WRITERS];
+    GError *err = NULL;
+
+    run_writers(f, w, t);
+    check_drains(f);
+    for (unsigned i = 0; i < G_N_ELEMENTS(files); i++) {
+        files[i] = g_strdup_printf("%s/over%u.qcow2", f->dir, i);
+        block_snapshot(f->blk, files[i], "qcow2", false, &err);
+        g_assert_no_error(err);
+        g_assert_true(block_stream_start(f->jobs, f->blk, NULL, 0, &err));
+        g_assert_cmpint(wait_ended(f, i + 1), ==, BLOCK_JOB_DONE);
+    }
+    join_writers(f, t);
+    assert_content(f);
+    for (unsigned i = 0; i < G_N_ELEMENTS(files); i++) {
+        g_unlink(files[i]);
+        g_clear_pointer(&files[i], g_free);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 #define ADD(name, rules, fn) \
     g_test_add("/stream/" name, Fixture, rules, set_up, fn, tear_down)
     ADD("writers", "read=10ms", test_writers);
+    ADD("hammered", "read=0ms", test_hammered);
     ADD("cancel", "read=1ms", test_cancel);
     ADD("read-error", "read/4000-4001=EIO", test_read_error);
     ADD("speed", "read=0ms", test_speed);
