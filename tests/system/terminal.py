@@ -174,7 +174,7 @@ def booted(t, prefix, *options):
     guest = Guest(t.path(name))
     t.defer(guest.close)
     term = Terminal(t, [*prefix, *BASE, "-display", "none", "-kernel",
-                        BUILD + "/guest/vmlinuz", "-initrd",
+                        BUILD + "/guest/kernel", "-initrd",
                         BUILD + "/guest/initrd.img", "-append", KERNEL_LINE,
                         *options, *guest.qemu_options()])
     guest.wait_ready()

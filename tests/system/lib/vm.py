@@ -59,7 +59,7 @@ class VM:
             self.guest = Guest(case.path(name + ".guest"), self.alive)
             case.defer(self.guest.close)
             console = case.log_file(name + ".console")
-            command += ["-kernel", BUILD + "/guest/vmlinuz",
+            command += ["-kernel", BUILD + "/guest/kernel",
                         "-initrd", BUILD + "/guest/initrd.img",
                         "-append", f"{KERNEL_LINE} {kernel_line}".strip(),
                         "-serial", "file:" + console, *self.guest.qemu_options()]
