@@ -390,6 +390,19 @@ static GError *reply_error(json_object *error)
     return g_error_new_literal(SIDECAR_ERROR, code, text);
 }
 
+GError *emu_qmp_reply_error(json_object *reply)
+{
+    GError *error = NULL;
+    json_object *value;
+
+    if (!reply) {
+        error_set(&error, "QEMU has ended");
+    } else if (json_object_object_get_ex(reply, "error", &value)) {
+        error = reply_error(value);
+    }
+    return error;
+}
+
 /* json-c's reference counts are not atomic: the value is cut out of the reply
  * here, so that it belongs to the waiting thread alone. */
 static void on_call_reply(void *opaque, json_object *reply)
@@ -403,11 +416,8 @@ static void on_call_reply(void *opaque, json_object *reply)
                                !json_object_object_get_ex(reply, "error", NULL));
     }
     pthread_mutex_lock(&call->lock);
-    if (!reply) {
-        error_set(&call->error, "QEMU has ended");
-    } else if (json_object_object_get_ex(reply, "error", &value)) {
-        call->error = reply_error(value);
-    } else if (json_object_object_get_ex(reply, "return", &value)) {
+    call->error = emu_qmp_reply_error(reply);
+    if (!call->error && json_object_object_get_ex(reply, "return", &value)) {
         call->reply = json_object_get(value);
         json_object_object_del(reply, "return");
     }

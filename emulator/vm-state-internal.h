@@ -36,4 +36,7 @@ json_object *emu_qmp_call_full(Emulator *emu, const char *command,
 /* QEMU has ended: nobody waits for its events any more.  Main thread. */
 void emu_vm_state_gone(EmuVmState *st);
 
+/* What @reply (NULL: QEMU has ended) says went wrong, g_error_free; or NULL. */
+GError *emu_qmp_reply_error(json_object *reply);
+
 #endif

@@ -23,6 +23,7 @@
 #include "vm-state-internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -38,6 +39,9 @@ struct EmuVmState {
     bool migrating;          /* MIGRATION events are ours; lock */
     bool ready;              /* capabilities have been set; one user at a time */
     bool gone;               /* QEMU has ended; lock */
+    bool asked;              /* to save, and has not answered yet; lock */
+    int asked_fd;            /* a duplicate of the end that we read; lock */
+    GError *refused;         /* its answer was an error; lock */
     char status[32];         /* of the last MIGRATION event; lock */
 };
 
@@ -54,6 +58,7 @@ void emu_vm_state_free(EmuVmState *st)
 {
     pthread_mutex_destroy(&st->lock);
     pthread_cond_destroy(&st->changed);
+    g_clear_error(&st->refused);
     g_free(st);
 }
 
@@ -354,22 +359,15 @@ static int open_pair(Emulator *emu, GError **errp)
     return sv[0];
 }
 
-/* @command ("migrate" or "migrate-incoming") on QEMU's end. */
-static bool begin(Emulator *emu, const char *command, GError **errp)
+static json_object *our_end(void)
 {
     json_object *args = json_object_new_object();
-    bool ok;
 
     json_object_object_add(args, "uri", json_object_new_string("fd:" FD_NAME));
-    set_migrating(emu, true);
-    ok = call(emu, command, args, false, errp);
-    if (!ok) {
-        set_migrating(emu, false);
-    }
-    return ok;
+    return args;
 }
 
-/* Until a status that is final; into @status. */
+/* Until a status that is final, or a refusal; into @status. */
 static void wait_final(EmuVmState *st, char status[32])
 {
     static const char *const final[] = {"completed", "failed", "cancelled"};
@@ -380,7 +378,7 @@ static void wait_final(EmuVmState *st, char status[32])
         for (size_t i = 0; i < G_N_ELEMENTS(final); i++) {
             found |= !strcmp(st->status, final[i]);
         }
-        if (found || st->gone) {
+        if (!st->asked && (found || st->refused || st->gone)) {
             break;
         }
         pthread_cond_wait(&st->changed, &st->lock);
@@ -416,21 +414,71 @@ int emu_save_devices_open(Emulator *emu, GError **errp)
     return open_pair(emu, errp);
 }
 
-bool emu_save_devices_begin(Emulator *emu, GError **errp)
+/* The answer to `migrate', on the main thread. */
+static void on_save_answer(void *opaque, json_object *reply)
 {
-    return begin(emu, "migrate", errp);
+    EmuVmState *st = opaque;
+
+    pthread_mutex_lock(&st->lock);
+    st->asked = false;
+    st->refused = emu_qmp_reply_error(reply);
+    if (st->asked_fd >= 0) {
+        if (st->refused) {
+            shutdown(st->asked_fd, SHUT_RDWR); /* nothing will come there */
+        }
+        close(st->asked_fd);
+    }
+    pthread_cond_broadcast(&st->changed);
+    pthread_mutex_unlock(&st->lock);
 }
 
-bool emu_save_devices_end(Emulator *emu, GError **errp)
+/*
+ * The answer is not waited for: QEMU 7.2 may hold its big lock from before it
+ * answers until its last byte is written, which does not happen while nobody
+ * reads.
+ */
+void emu_save_devices_begin(Emulator *emu, int fd)
 {
-    return end(emu, "saving the device state", errp);
+    EmuVmState *st = emu_vm_state(emu);
+
+    set_migrating(emu, true);
+    pthread_mutex_lock(&st->lock);
+    g_clear_error(&st->refused);
+    st->asked = true;
+    st->asked_fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    pthread_mutex_unlock(&st->lock);
+    emu_qmp_send(emu, "migrate", our_end(), NULL, 0, on_save_answer, st);
+}
+
+bool emu_save_devices_end(Emulator *emu, GError *error, GError **errp)
+{
+    EmuVmState *st = emu_vm_state(emu);
+    bool ok = end(emu, "saving the device state", error ? NULL : &error);
+    GError *refused;
+
+    pthread_mutex_lock(&st->lock);
+    refused = g_steal_pointer(&st->refused);
+    pthread_mutex_unlock(&st->lock);
+    if (refused) {
+        g_clear_error(&error);
+        error = refused;
+    }
+    if (error) {
+        g_propagate_error(errp, error);
+    }
+    return ok && !error;
 }
 
 int emu_load_devices_begin(Emulator *emu, GError **errp)
 {
     int fd = set_capabilities(emu, false, errp) ? open_pair(emu, errp) : -1;
 
-    if (fd >= 0 && !begin(emu, "migrate-incoming", errp)) {
+    if (fd < 0) {
+        return -1;
+    }
+    set_migrating(emu, true);
+    if (!call(emu, "migrate-incoming", our_end(), false, errp)) {
+        set_migrating(emu, false);
         close(fd);
         return -1;
     }

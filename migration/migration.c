@@ -193,6 +193,10 @@ bool migration_run(MigrationManager *m, MigrationChannel *ch, bool incoming,
     int err;
 
     pthread_mutex_lock(&m->lock);
+    /* One that was said to have ended has a few instructions left at most. */
+    while (m->running && is_final(m->status)) {
+        pthread_cond_wait(&m->ended, &m->lock);
+    }
     if (m->running || m->stopping) {
         error_set(errp, m->running ? "There's a migration process in progress" :
                   "QEMU has ended");

@@ -70,11 +70,7 @@ static DeviceState *read_devices(Emulator *emu, int fd, GError **errp)
         ds = device_state_read(f, TARGET_PAGE_SIZE, &error);
         qemu_file_abandon(f);
     }
-    if (!emu_save_devices_end(emu, error ? NULL : &error) || error) {
-        g_propagate_error(errp, error);
-        return NULL;
-    }
-    return g_steal_pointer(&ds);
+    return emu_save_devices_end(emu, error, errp) ? g_steal_pointer(&ds) : NULL;
 }
 
 static DeviceState *ask_devices(Emulator *emu, GError **errp)
@@ -84,10 +80,7 @@ static DeviceState *ask_devices(Emulator *emu, GError **errp)
     if (fd < 0) {
         return NULL;
     }
-    if (!emu_save_devices_begin(emu, errp)) {
-        close(fd);
-        return NULL;
-    }
+    emu_save_devices_begin(emu, fd);
     return read_devices(emu, fd, errp);
 }
 
@@ -579,13 +572,10 @@ static DeviceState *send_while_saving(Outgoing *o, int fd, GError **errp)
     Emulator *emu = o->m->cfg.emu;
 
     forget_kept(o->m);
-    if (!emu_save_devices_begin(emu, errp)) {
-        close(fd);
-        return NULL;
-    }
+    emu_save_devices_begin(emu, fd);
     if (!send_what_is_left(o, errp)) {
         close(fd);
-        emu_save_devices_end(emu, NULL);
+        emu_save_devices_end(emu, NULL, NULL);
         return NULL;
     }
     return read_devices(emu, fd, errp);

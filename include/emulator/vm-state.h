@@ -42,13 +42,14 @@ bool emu_vm_cont(Emulator *emu, bool hidden, GError **errp);
 /*
  * QEMU's device-only stream of the stopped guest.  _open gives the read end of a
  * socket (or -1) and may be called while the guest runs; after _begin the stream
- * comes from there.  Read it to its end or close it, then call _end, also after
- * an error; that says whether QEMU thinks it complete.  Meanwhile QEMU does not
- * write guest RAM.
+ * comes from there, or its end if QEMU refuses.  Read it to its end or close it,
+ * then call _end in any case; that says whether QEMU thinks it complete.  @error
+ * (taken over, or NULL) is what went wrong with reading: it counts, unless QEMU had
+ * refused.  Meanwhile QEMU does not write guest RAM.
  */
 int emu_save_devices_open(Emulator *emu, GError **errp);
-bool emu_save_devices_begin(Emulator *emu, GError **errp);
-bool emu_save_devices_end(Emulator *emu, GError **errp);
+void emu_save_devices_begin(Emulator *emu, int fd);
+bool emu_save_devices_end(Emulator *emu, GError *error, GError **errp);
 
 /* Load a stream into a QEMU that was started with -incoming defer: the write
  * end of a socket, or -1.  Write all, close it, then call

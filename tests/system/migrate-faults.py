@@ -94,6 +94,31 @@ def nobody_there_or_somebody_else(t):
     then_whole(t, src)
 
 
+@test
+def a_device_that_cannot_be_saved_is_named(t):
+    """QEMU refuses at once, and its words are those that the user reads."""
+    t.run("truncate", "-s", "1M", t.path("n.raw"))
+    src = busy(t, drives=[f"file={t.path('n.raw')},format=raw,if=none,id=n"],
+               options=["-device", "nvme,drive=n,serial=1"])
+    for _ in range(2):
+        src.qmp("migrate", uri="exec:cat > /dev/null")
+        contains(ended(src, "failed")["error-desc"], "non-migratable device")
+        still_runs(src)
+    src.quit()
+
+
+@test
+def many_attempts_one_right_after_the_other(t):
+    """The one that has failed is over when it says so."""
+    src = busy(t)
+    for _ in range(2000 if LONG else 100):
+        src.qmp("migrate", uri="exec:exit 1")
+        while status(src) != "failed":
+            pass
+    still_runs(src)
+    src.quit()
+
+
 @test(limit=240)
 def another_machine_is_refused(t):
     src = busy(t)
