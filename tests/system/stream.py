@@ -237,6 +237,45 @@ def errors_are_those_of_the_interface(t):
     vm.quit()
 
 
+@test
+def a_backup_refuses_what_would_change_the_drive(t):
+    _, mid, top = chain(t)
+    vm = VM(t, drives=[drive(top)], guest=False).start()
+    vm.qmp("backup", backup_file=t.path("a.vma"), devlist="disk", speed=1024)
+    for command, arguments in (
+            ("block_stream", {}), ("block_resize", {"size": 32 * MIB}),
+            ("blockdev-snapshot-sync", {"snapshot_file": t.path("s.qcow2")})):
+        equal(vm.qmp.error(command, device="disk", **arguments).cls, "DeviceInUse")
+    equal(vm.qmp("query-backup")["status"], "active")
+    vm.qmp("backup-cancel")
+    vm.qmp("block_stream", device="disk", base=mid)
+    completed(vm)
+    vm.quit()
+
+
+@test
+def the_same_in_the_human_monitor(t):
+    """Speed, base, progress, cancel, errors: as with QMP."""
+    base, _, top = chain(t)
+    want = flat(t, top)
+    vm = VM(t, drives=[drive(top)], guest=False).start()
+    contains(vm.hmp("block_stream nope"), "Device 'nope' not found")
+    contains(vm.hmp("block_stream_cancel disk"), "No active block job on device 'disk'")
+    equal(vm.hmp("block_stream disk 64k"), "")
+    equal(vm.qmp("query-block-jobs")[0]["speed"], 65536)
+    contains(vm.hmp("block_stream disk"), "in use")
+    contains(vm.hmp("info block-stream"), "Streaming device disk: Completed ")
+    contains(vm.hmp("info block-stream"), f" of {16 * MIB} bytes")
+    equal(vm.hmp("block_stream_cancel disk"), "")
+    vm.qmp.wait_event("BLOCK_JOB_CANCELLED")
+    contains(vm.hmp("info block-stream"), "No active stream")
+    equal(vm.hmp(f"block_stream disk 0 {base}"), "")
+    completed(vm)
+    vm.quit()
+    equal(info(t, top)["full-backing-filename"], base)
+    check(t, top, want)
+
+
 def chain_top2(t):
     base = pattern(t.path("base2.raw"), 4 * MIB, range(64), 0x44)
     return overlay(t, "top2.qcow2", base, 4 * MIB, "raw")
