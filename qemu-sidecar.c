@@ -115,6 +115,19 @@ static void on_job_ended(void *opaque, const BlockJobInfo *info)
     monitor_job_ended(p->sc.monitors, info);
 }
 
+/* As QEMU tells of images of its own. */
+static void on_corrupt_image(void *opaque, const char *device, const char *message,
+                             bool fatal)
+{
+    Program *p = opaque;
+    json_object *data = json_object_new_object();
+
+    json_object_object_add(data, "device", json_object_new_string(device));
+    json_object_object_add(data, "msg", json_object_new_string(message));
+    json_object_object_add(data, "fatal", json_object_new_boolean(fatal));
+    monitor_emit_event(p->sc.monitors, "BLOCK_IMAGE_CORRUPTED", data);
+}
+
 static void on_migration_status(void *opaque, MigrationStatus status)
 {
     Program *p = opaque;
@@ -352,6 +365,7 @@ static bool start_qemu(Program *p, GError **errp)
         start.environ = env = guest_ram_environ(p->sc.ram);
     }
     p->sc.monitors = monitor_set_new(&p->sc);
+    block_context_set_corrupt_fn(p->sc.block, on_corrupt_image, p);
     p->sc.jobs = block_job_set_new(on_job_ended, p);
     start_migration(p);
     return emu_start(p->sc.emu, &start, errp);
@@ -427,6 +441,9 @@ static bool stop(Program *p)
     }
     if (p->sc.migration) {
         migration_manager_stop(p->sc.migration);
+    }
+    if (p->sc.block) { /* requests may still be under way */
+        block_context_set_corrupt_fn(p->sc.block, NULL, NULL);
     }
     g_clear_pointer(&p->sc.monitors, monitor_set_free);
     g_clear_pointer(&p->sc.migration, migration_manager_free);

@@ -61,6 +61,7 @@ struct BlockBackend {
     void *hook_opaque;
 
     char *name; /* never changes */
+    BlockContext *ctx; /* never changes */
 
     pthread_mutex_t lock;
     pthread_cond_t idle;   /* a shard's in_flight became 0 while closed */
@@ -71,6 +72,9 @@ struct BlockBackend {
 
 struct BlockContext {
     GPtrArray *backends; /* main thread */
+    pthread_mutex_t lock;    /* held over the call of corrupt; no other inside */
+    BlockCorruptFn *corrupt; /* lock; or NULL */
+    void *corrupt_opaque;    /* lock */
 };
 
 /* ---- the gate -------------------------------------------------------- */
@@ -170,6 +174,25 @@ static BlockNode *blk_begin(BlockBackend *blk, BlkRequest *r)
     return blk->node;
 }
 
+/* A request failed, and is still inside the gate. */
+static void tell_corrupt(BlockBackend *blk)
+{
+    BlockContext *ctx = blk->ctx;
+    g_autofree char *message = NULL;
+    bool fatal = false;
+
+    if (blk->node) {
+        message = bdrv_take_corrupt(blk->node, &fatal);
+    }
+    if (message) {
+        pthread_mutex_lock(&ctx->lock);
+        if (ctx->corrupt) {
+            ctx->corrupt(ctx->corrupt_opaque, blk->name, message, fatal);
+        }
+        pthread_mutex_unlock(&ctx->lock);
+    }
+}
+
 static int blk_end(BlockBackend *blk, BlkRequest *r, AcctKind kind,
                    int64_t bytes, int ret)
 {
@@ -181,6 +204,9 @@ static int blk_end(BlockBackend *blk, BlkRequest *r, AcctKind kind,
             add(&r->shard->acct[kind].failed, 1);
         }
         add(&r->shard->acct[kind].time_ns, now_ns() - r->start_ns);
+    }
+    if (unlikely(ret == -EIO)) {
+        tell_corrupt(blk);
     }
     gate_leave(blk, r->shard);
     return ret;
@@ -330,6 +356,7 @@ BlockContext *block_context_new(void)
     BlockContext *ctx = g_new0(BlockContext, 1);
 
     ctx->backends = g_ptr_array_new();
+    pthread_mutex_init(&ctx->lock, NULL);
     return ctx;
 }
 
@@ -352,6 +379,7 @@ void block_context_free(BlockContext *ctx)
         blk_free(g_ptr_array_index(ctx->backends, i));
     }
     g_ptr_array_unref(ctx->backends);
+    pthread_mutex_destroy(&ctx->lock);
     g_free(ctx);
 }
 
@@ -378,12 +406,22 @@ BlockBackend *blk_new(BlockContext *ctx, const char *name, BlockNode *node,
     }
     blk = block_alloc_aligned(_Alignof(BlockBackend), sizeof(*blk));
     blk->name = g_strdup(name);
+    blk->ctx = ctx;
     blk->node = node ? bdrv_ref(node) : NULL;
     pthread_mutex_init(&blk->lock, NULL);
     pthread_cond_init(&blk->idle, NULL);
     pthread_cond_init(&blk->opened, NULL);
     g_ptr_array_add(ctx->backends, blk);
     return blk;
+}
+
+void block_context_set_corrupt_fn(BlockContext *ctx, BlockCorruptFn *fn,
+                                  void *opaque)
+{
+    pthread_mutex_lock(&ctx->lock);
+    ctx->corrupt = fn;
+    ctx->corrupt_opaque = opaque;
+    pthread_mutex_unlock(&ctx->lock);
 }
 
 GPtrArray *blk_all(BlockContext *ctx)

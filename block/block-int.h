@@ -78,7 +78,15 @@ typedef struct BlockNodePrivate {
 
     pthread_mutex_t flush_lock; /* one flush at a time */
     pthread_mutex_t info_lock;  /* info.c; a leaf */
+    _Atomic bool corrupt_untold; /* corrupt_message is there and nobody had it */
+    char *corrupt_message;      /* info_lock */
 } BlockNodePrivate;
+
+/* Of a driver: the image is corrupt.  Once. */
+void bdrv_set_corrupt(BlockNode *bs, const char *message);
+/* Of @bs or what is below it (which stands still): the message that was not
+ * told yet, or NULL; g_free.  *fatal: of one that was writable. */
+char *bdrv_take_corrupt(BlockNode *bs, bool *fatal);
 
 /* Change bs->backing, whose backend is drained; @below is taken over, the old one
  * is the caller's. */

@@ -55,3 +55,29 @@ void bdrv_image_info_clear(BdrvImageInfo *info)
     g_clear_pointer(&info->backing_format, g_free);
     g_clear_pointer(&info->backing, bdrv_unref);
 }
+
+/* ---- corruption ------------------------------------------------------------------- */
+
+void bdrv_set_corrupt(BlockNode *bs, const char *message)
+{
+    pthread_mutex_lock(&bs->priv->info_lock);
+    g_free(bs->priv->corrupt_message);
+    bs->priv->corrupt_message = g_strdup(message);
+    pthread_mutex_unlock(&bs->priv->info_lock);
+    atomic_store(&bs->priv->corrupt_untold, true);
+}
+
+char *bdrv_take_corrupt(BlockNode *bs, bool *fatal)
+{
+    char *message = NULL;
+
+    for (; bs && !message; bs = bs->backing) {
+        if (atomic_exchange(&bs->priv->corrupt_untold, false)) {
+            pthread_mutex_lock(&bs->priv->info_lock);
+            message = g_strdup(bs->priv->corrupt_message);
+            pthread_mutex_unlock(&bs->priv->info_lock);
+            *fatal = !bdrv_is_read_only(bs);
+        }
+    }
+    return message;
+}

@@ -46,6 +46,7 @@ void bdrv_node_discard(BlockNode *bs)
     request_tracker_destroy(&bs->priv->tracker);
     pthread_mutex_destroy(&bs->priv->flush_lock);
     pthread_mutex_destroy(&bs->priv->info_lock);
+    g_free(bs->priv->corrupt_message);
     free(bs->priv);
     g_free(bs->filename);
     g_free(bs->opaque);

@@ -43,6 +43,7 @@ int qcow2_corrupt(BlockNode *bs, const char *fmt, ...)
     va_end(ap);
     g_printerr("qemu-sidecar: '%s': the qcow2 image is corrupt: %s; %s\n",
                bs->filename, text, "it is not written any more");
+    bdrv_set_corrupt(bs, text);
     if (qcow2_mark_corrupt(bs) < 0) {
         g_printerr("qemu-sidecar: '%s': could not mark it as corrupt\n",
                    bs->filename);

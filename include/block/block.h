@@ -179,6 +179,15 @@ int bdrv_bulk_wait(BdrvBulk *q, void **opaque);
 BlockContext *block_context_new(void);
 void block_context_free(BlockContext *ctx); /* closes every node */
 
+/* What to do when an image of a drive turns out to be corrupt while it is in use:
+ * called once for each image, on the thread whose request met it, inside of that
+ * request; @fatal: it is not written any more.  @fn NULL: nothing; the old one is
+ * not called any more when this returns. */
+typedef void BlockCorruptFn(void *opaque, const char *device, const char *message,
+                            bool fatal);
+void block_context_set_corrupt_fn(BlockContext *ctx, BlockCorruptFn *fn,
+                                  void *opaque);
+
 /* @name: the device name ("virtio0"); unique in @ctx, else an error.
  * @node NULL: an empty drive.  Takes its own reference on @node.
  * The context owns the backend; it lives as long as the context. */

@@ -299,6 +299,38 @@ def a_disk_that_fills_up_fails_the_stream_and_not_the_guest(t):
     t.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", top, want)
 
 
+def be64(path, at):
+    with open(path, "rb") as f:
+        f.seek(at)
+        return int.from_bytes(f.read(8), "big")
+
+
+@test
+def a_corrupt_image_is_told_of_once_and_marked(t):
+    """An L2 entry points to the header: the guest gets an error for it, and from then
+    on for every write; the event is QEMU's, and so is the bit in the image."""
+    image = t.path("c.qcow2")
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", image, "4M")
+    qemu_io(t, image, "write -P 0 0 4M")
+    l2 = be64(image, be64(image, 40)) & ((1 << 56) - 1)
+    with open(image, "r+b") as f:
+        f.seek(l2 + 8 * 20)
+        f.write((1 << 63).to_bytes(8, "big")[:1] + bytes(5) + b"\x02\x00")
+    vm = VM(t, drives=[drive(image, extra=",werror=report,rerror=report")]).start()
+    vm.guest.start("w", "shadow", 9, 1, "vda")
+    data = vm.qmp.wait_event("BLOCK_IMAGE_CORRUPTED")["data"]
+    equal(data["device"], "disk")
+    equal(data["fatal"], True)
+    contains(data["msg"], "L2 entry")
+    equal(vm.qmp("query-status")["status"], "running")
+    specific = vm.qmp("query-block")[0]["inserted"]["image"]["format-specific"]
+    equal(specific["data"]["corrupt"], True)
+    vm.qmp("quit")
+    vm.wait_exit()
+    equal([e for e in vm.qmp.events if e["event"] == "BLOCK_IMAGE_CORRUPTED"], [])
+    equal(info(t, image)["format-specific"]["data"]["corrupt"], True)
+
+
 @test
 def two_streams_at_once_one_of_which_fails(t):
     """The guest reads and writes both drives meanwhile; what fails is only the
