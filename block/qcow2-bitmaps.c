@@ -37,25 +37,15 @@
 #define MAX_DIRECTORY_BYTES (64 * 1024 * 1024)
 #define MAX_NAMES 400 /* bytes in a message, then no more names */
 
-static uint64_t get_be(const uint8_t *p, unsigned bytes)
-{
-    uint64_t v = 0;
-
-    while (bytes-- > 0) {
-        v = v << 8 | *p++;
-    }
-    return v;
-}
-
 /* The extension's contents, or NULL. */
 static const uint8_t *find_extension(const Qcow2State *s)
 {
     const GByteArray *others = s->ext.others;
 
     for (guint pos = 0; others && pos + 8 <= others->len;) {
-        uint64_t len = get_be(others->data + pos + 4, 4);
+        uint64_t len = qcow2_get_be(others->data + pos + 4, 4);
 
-        if (get_be(others->data + pos, 4) == EXT_BITMAPS) {
+        if (qcow2_get_be(others->data + pos, 4) == EXT_BITMAPS) {
             return len == EXT_BYTES ? others->data + pos + 8 : NULL;
         }
         pos += 8 + ((len + 7) & ~UINT64_C(7));
@@ -89,9 +79,9 @@ static uint8_t *read_directory(BlockNode *bs, uint64_t *offset, uint64_t *bytes,
                   bs->filename);
         return NULL;
     }
-    *n = get_be(ext, 4);
-    *bytes = get_be(ext + 8, 8);
-    *offset = get_be(ext + 16, 8);
+    *n = qcow2_get_be(ext, 4);
+    *bytes = qcow2_get_be(ext + 8, 8);
+    *offset = qcow2_get_be(ext + 16, 8);
     if (*n == 0 || *n > MAX_BITMAPS || *bytes > MAX_DIRECTORY_BYTES ||
         *offset & (s->cluster_size - 1) || *offset > INT64_MAX ||
         *offset + *bytes > (uint64_t)bdrv_length(bs->file)) {
@@ -116,8 +106,8 @@ static uint64_t entry_bytes(const uint8_t *p, uint64_t left)
     if (left < ENTRY_BYTES) {
         return 0;
     }
-    name = get_be(p + 18, 2);
-    bytes = ENTRY_BYTES + name + get_be(p + 20, 4);
+    name = qcow2_get_be(p + 18, 2);
+    bytes = ENTRY_BYTES + name + qcow2_get_be(p + 20, 4);
     bytes = (bytes + 7) & ~UINT64_C(7);
     return name == 0 || name > MAX_NAME || bytes > left ? 0 : bytes;
 }
@@ -127,7 +117,7 @@ static bool visit_table(BlockNode *bs, const uint8_t *entry, Qcow2VisitFn *fn,
                         void *opaque, GError **errp)
 {
     Qcow2State *s = bs->opaque;
-    uint64_t at = get_be(entry, 8), bytes = get_be(entry + 8, 4) * 8;
+    uint64_t at = qcow2_get_be(entry, 8), bytes = qcow2_get_be(entry + 8, 4) * 8;
     g_autofree uint8_t *table = NULL;
     int ret;
 
@@ -147,7 +137,7 @@ static bool visit_table(BlockNode *bs, const uint8_t *entry, Qcow2VisitFn *fn,
         return false;
     }
     for (uint64_t i = 0; i < bytes; i += 8) {
-        uint64_t cluster = get_be(table + i, 8) & QCOW2_OFFSET_MASK;
+        uint64_t cluster = qcow2_get_be(table + i, 8) & QCOW2_OFFSET_MASK;
 
         if (cluster & (s->cluster_size - 1)) {
             return wrong(bs, "a cluster", cluster, errp);
@@ -205,9 +195,9 @@ bool qcow2_bitmaps_check(BlockNode *bs, GError **errp)
 /* The names, for a message. */
 static void add_name(GString *names, const uint8_t *entry)
 {
-    uint64_t extra = get_be(entry + 20, 4);
+    uint64_t extra = qcow2_get_be(entry + 20, 4);
     g_autofree char *name = g_strndup((const char *)entry + ENTRY_BYTES + extra,
-                                      get_be(entry + 18, 2));
+                                      qcow2_get_be(entry + 18, 2));
     g_autofree char *printable = g_strescape(name, NULL);
 
     if (names->len < MAX_NAMES) {

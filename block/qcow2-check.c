@@ -173,16 +173,6 @@ static bool walk_l1(Walk *w, const uint64_t *l1, uint64_t size, bool shared,
 
 /* ---- snapshots -------------------------------------------------------------------------- */
 
-static uint64_t get_be(const uint8_t *p, unsigned bytes)
-{
-    uint64_t v = 0;
-
-    while (bytes-- > 0) {
-        v = v << 8 | *p++;
-    }
-    return v;
-}
-
 static bool walk_snapshot_l1(Walk *w, uint64_t at, uint64_t size, GError **errp)
 {
     Qcow2State *s = w->bs->opaque;
@@ -212,11 +202,12 @@ static bool walk_snapshots(Walk *w, GError **errp)
                             w->bs->filename);
             return false;
         }
-        if (!walk_snapshot_l1(w, get_be(head, 8), get_be(head + 8, 4), errp)) {
+        if (!walk_snapshot_l1(w, qcow2_get_be(head, 8), qcow2_get_be(head + 8, 4),
+                              errp)) {
             return false;
         }
-        pos += SNAPSHOT_BYTES + get_be(head + 36, 4) + get_be(head + 12, 2) +
-               get_be(head + 14, 2);
+        pos += SNAPSHOT_BYTES + qcow2_get_be(head + 36, 4) +
+               qcow2_get_be(head + 12, 2) + qcow2_get_be(head + 14, 2);
         pos = (pos + 7) & ~UINT64_C(7);
     }
     return visit(w, "the snapshot table", start, pos - start, false, errp);

@@ -232,6 +232,17 @@ static inline uint64_t qcow2_cluster_end(const Qcow2State *s, uint64_t offset)
     return qcow2_cluster_start(s, offset + s->cluster_size - 1);
 }
 
+/* A big-endian number of so many bytes, anywhere. */
+static inline uint64_t qcow2_get_be(const uint8_t *p, unsigned bytes)
+{
+    uint64_t v = 0;
+
+    while (bytes-- > 0) {
+        v = v << 8 | *p++;
+    }
+    return v;
+}
+
 /* Is there, or could there be, something below? */
 static inline bool qcow2_has_backing(const BlockNode *bs, const Qcow2State *s)
 {
