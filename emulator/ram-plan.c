@@ -213,7 +213,9 @@ static void plan_main(EmuCmdline *cl)
     ram->id = g_strdup(id);
     ram->size = (size + 8191) & ~UINT64_C(8191); /* as QEMU does */
     ram->option = -1;
-    ram->rest = g_strdup("x-use-canonical-path-for-ramblock-id=off");
+    /* where the kernel gives a file huge pages, they only fit a mapping that
+     * begins like one; QEMU 7.2 aligns other memory by itself, but no file */
+    ram->rest = g_strdup("align=2M,x-use-canonical-path-for-ramblock-id=off");
     g_ptr_array_add(cl->ram, ram);
 }
 

@@ -244,6 +244,23 @@ def memory_backends_of_the_users(t):
 
 
 @test
+def memory_in_huge_pages(t):
+    with open("/proc/meminfo", encoding="ascii") as f:
+        info = dict(line.split(":") for line in f)
+    if int(info["HugePages_Free"]) * int(info["Hugepagesize"].split()[0]) < 2 * 128 << 10:
+        t.skip("no 256 MiB of huge pages are free (vm.nr_hugepages)")
+    options = ["-object", "memory-backend-memfd,id=m0,size=128M,hugetlb=on,share=on",
+               "-numa", "node,memdev=m0"]
+    src = busy_source(t, options=options)
+    path = t.path("migrate.sock")
+    dst = twin(t, src, "unix:" + path, options=options)
+    migrate(src, dst, "unix:" + path)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
+@test
 def private_memory_stays_and_says_so(t):
     for i, changes in enumerate((
             {"options": ["-object", "memory-backend-ram,id=m,size=128M",

@@ -13,7 +13,7 @@
     "-object memory-backend-file,id=" id ",size=" size \
     ",mem-path=/proc/self/fd/9,share=on" rest
 #define MAIN(size) " " FILE_OBJECT("pc.ram", size, \
-    ",x-use-canonical-path-for-ramblock-id=off") " -machine memory-backend=pc.ram"
+    ",align=2M,x-use-canonical-path-for-ramblock-id=off") " -machine memory-backend=pc.ram"
 
 static int ram_fd(void *opaque, const EmuRam *ram)
 {
