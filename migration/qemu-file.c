@@ -168,6 +168,9 @@ void qemu_put_buffer(QEMUFile *f, const void *buf, size_t len)
 {
     f->writing = true;
     f->position += len;
+    if (!len) {
+        return; /* there may be no @buf either */
+    }
     if (len > BUFFER_SIZE - f->fill) {
         qemu_fflush(f, NULL);
         if (len >= BUFFER_SIZE) {

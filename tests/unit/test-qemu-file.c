@@ -43,6 +43,7 @@ static gpointer writer(gpointer data)
     for (size_t i = 0; i < BULK; i++) {
         bulk[i] = bulk_byte(i);
     }
+    qemu_put_buffer(f, NULL, 0); /* nothing, from nowhere */
     qemu_put_byte(f, 0xab);
     qemu_put_be16(f, 0x1234);
     qemu_put_be32(f, 0xdeadbeef);
