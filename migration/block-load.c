@@ -43,22 +43,7 @@ void block_loader_free(BlockLoader *l)
     }
 }
 
-static bool G_GNUC_PRINTF(3, 4) bad(QEMUFile *f, GError **errp,
-                                    const char *fmt, ...)
-{
-    g_autofree char *what = NULL;
-    va_list ap;
-
-    if (!qemu_file_ok(f, errp)) {
-        return false;
-    }
-    va_start(ap, fmt);
-    what = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    error_set(errp, "%s: block section, before byte %" G_GUINT64_FORMAT ": %s",
-              qemu_file_name(f), qemu_file_position(f), what);
-    return false;
-}
+#define bad(f, errp, ...) qemu_file_bad(f, errp, "block section", __VA_ARGS__)
 
 /* Becomes l->last. */
 static bool find_drive(BlockLoader *l, QEMUFile *f, const char *name,

@@ -411,3 +411,20 @@ bool qemu_get_counted_string(QEMUFile *f, char s[256])
     }
     return true;
 }
+
+bool qemu_file_bad(QEMUFile *f, GError **errp, const char *part,
+                   const char *fmt, ...)
+{
+    g_autofree char *what = NULL;
+    va_list ap;
+
+    if (!qemu_file_ok(f, errp)) {
+        return false;
+    }
+    va_start(ap, fmt);
+    what = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    error_set(errp, "%s: %s, before byte %" G_GUINT64_FORMAT ": %s",
+              qemu_file_name(f), part, qemu_file_position(f), what);
+    return false;
+}

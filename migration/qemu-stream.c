@@ -41,22 +41,7 @@ void qemu_stream_clear(QemuStream *qs)
     g_clear_pointer(&qs->rest, g_byte_array_unref);
 }
 
-static bool G_GNUC_PRINTF(3, 4) bad(QEMUFile *f, GError **errp,
-                                    const char *fmt, ...)
-{
-    g_autofree char *what = NULL;
-    va_list ap;
-
-    if (!qemu_file_ok(f, errp)) {
-        return false;
-    }
-    va_start(ap, fmt);
-    what = g_strdup_vprintf(fmt, ap);
-    va_end(ap);
-    error_set(errp, "%s: migration stream, before byte %" G_GUINT64_FORMAT
-              ": %s", qemu_file_name(f), qemu_file_position(f), what);
-    return false;
-}
+#define bad(f, errp, ...) qemu_file_bad(f, errp, "migration stream", __VA_ARGS__)
 
 /* ---- header and configuration --------------------------------------------------- */
 

@@ -101,4 +101,9 @@ bool qemu_get_counted_string(QEMUFile *f, char s[256]);
  * stream, -1 on error. */
 ssize_t qemu_get_some(QEMUFile *f, void *buf, size_t len);
 
+/* What was read is not what it should be: an error that says in which @part of the
+ * stream, where, and what; or the file's own if it has one.  Returns false. */
+bool qemu_file_bad(QEMUFile *f, GError **errp, const char *part,
+                   const char *fmt, ...) G_GNUC_PRINTF(4, 5);
+
 #endif

@@ -390,6 +390,19 @@ static void no_backing_file(void)
     pair_clear(&p);
 }
 
+/* A pass of @p's saver as bytes; false with an error. */
+static bool pass_to(Pair *p, GByteArray *bytes, GError **errp)
+{
+    QEMUFile *f = sample_file(bytes, 0);
+    bool more = true, ok = true;
+
+    while (ok && more) {
+        ok = block_saver_iterate(p->saver, f, &more, errp);
+    }
+    g_assert_true(qemu_file_close(f, NULL));
+    return ok;
+}
+
 /* The limit is kept although a record is larger than what a slice allows. */
 static void as_fast_as_allowed(void)
 {
@@ -476,22 +489,16 @@ static void a_drive_that_cannot_be_read(void)
     g_autoptr(GError) error = NULL;
     g_autofree char *name = NULL;
     GByteArray *bytes = g_byte_array_new();
-    QEMUFile *f = sample_file(bytes, 0);
-    bool more = true;
     Pair p;
 
     pair_init(&p);
     block_test_file_new(at(&p, "from"), LENGTH, 4);
-    name = g_strdup_printf("fault:read/4096-4096=EIO:%s",
-                           at(&p, "from"));
+    name = g_strdup_printf("fault:read/4096-4096=EIO:%s", at(&p, "from"));
     p.from = drive(p.src, "d", name, "raw", BDRV_O_RDWR);
     watch(&p, false);
-    while (more && block_saver_iterate(p.saver, f, &more, &error)) {
-    }
-    g_assert_nonnull(error);
+    g_assert_false(pass_to(&p, bytes, &error));
     g_assert_nonnull(strstr(error->message, "drive 'd'"));
     g_assert_nonnull(strstr(error->message, "2097152"));
-    qemu_file_abandon(f);
     g_byte_array_unref(bytes);
     pair_clear(&p);
 }
@@ -612,23 +619,16 @@ static void a_full_disk_is_an_error(void)
     g_autoptr(GError) error = NULL;
     g_autofree char *name = NULL;
     GByteArray *bytes = g_byte_array_new();
-    QEMUFile *f = sample_file(bytes, 0);
-    bool more = true;
     Pair p;
 
     pair_init(&p);
     block_test_file_new(at(&p, "from"), LENGTH, 4);
     create(at(&p, "to"), "raw", LENGTH, NULL);
-    name = g_strdup_printf("fault:write#2+=ENOSPC:%s",
-                           at(&p, "to"));
-    p.from = drive(p.src, "d", at(&p, "from"), "raw",
-                   BDRV_O_RDWR);
+    name = g_strdup_printf("fault:write#2+=ENOSPC:%s", at(&p, "to"));
+    p.from = drive(p.src, "d", at(&p, "from"), "raw", BDRV_O_RDWR);
     p.to = drive(p.dst, "d", name, "raw", BDRV_O_RDWR);
     watch(&p, false);
-    while (more) {
-        g_assert_true(block_saver_iterate(p.saver, f, &more, NULL));
-    }
-    g_assert_true(qemu_file_close(f, NULL));
+    g_assert_true(pass_to(&p, bytes, NULL));
     g_assert_false(load(&p, bytes, &error));
     g_assert_nonnull(strstr(error->message, "drive 'd'"));
     g_assert_nonnull(strstr(error->message, "No space left"));
