@@ -574,8 +574,9 @@ static DeviceState *send_while_saving(Outgoing *o, int fd, GError **errp)
     forget_kept(o->m);
     emu_save_devices_begin(emu, fd);
     if (!send_what_is_left(o, errp)) {
-        close(fd);
-        emu_save_devices_end(emu, NULL, NULL);
+        /* to its end: until QEMU 7.2 has closed it, `cont' is refused
+         * ("Migration is not finalized yet") */
+        device_state_unref(read_devices(emu, fd, NULL));
         return NULL;
     }
     return read_devices(emu, fd, errp);

@@ -209,6 +209,7 @@ def fails(src, uri, *words, **arguments):
     info = ended(src, "failed")
     for word in words:
         contains(info["error-desc"], word)
+    equal("stays stopped" in info["error-desc"], False, info["error-desc"])
     goes_on(src)
 
 
