@@ -142,6 +142,13 @@ const HmpCommand hmp_commands[] = {
         .sub_table = hmp_info_commands,
     },
     {
+        .name = "stop|s",
+        .args_type = "",
+        .params = "",
+        .help = "stop emulation",
+        .run = hmp_stop,
+    },
+    {
         .name = "cont|c",
         .args_type = "",
         .params = "",

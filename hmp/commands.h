@@ -83,6 +83,7 @@ void hmp_migrate_incoming(HmpContext *ctx, const HmpArgs *args);
 void hmp_migrate_set_speed(HmpContext *ctx, const HmpArgs *args);
 void hmp_migrate_set_downtime(HmpContext *ctx, const HmpArgs *args);
 void hmp_migrate_set_cachesize(HmpContext *ctx, const HmpArgs *args);
+void hmp_stop(HmpContext *ctx, const HmpArgs *args);
 void hmp_cont(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_migrate(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_migrate_cache_size(HmpContext *ctx, const HmpArgs *args);

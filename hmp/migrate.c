@@ -80,6 +80,14 @@ void hmp_migrate_set_cachesize(HmpContext *ctx, const HmpArgs *args)
     hmp_report_error(ctx, err);
 }
 
+void hmp_stop(HmpContext *ctx, const HmpArgs *args)
+{
+    GError *err = NULL;
+
+    qmp_stop(ctx->mon, &err);
+    hmp_report_error(ctx, err);
+}
+
 void hmp_cont(HmpContext *ctx, const HmpArgs *args)
 {
     GError *err = NULL;

@@ -17,7 +17,8 @@
 struct MigrationManager {
     MigrationConfig cfg;
 
-    pthread_mutex_t report_lock; /* see migration.c */
+    pthread_mutex_t run_lock;    /* see migration.c */
+    pthread_mutex_t report_lock;
     pthread_mutex_t lock;
     pthread_cond_t ended;
     /* under lock */
@@ -43,6 +44,8 @@ struct MigrationManager {
     uint64_t cache_size;
     bool xbzrle;
     bool drives_away;            /* images are closed: the guest went elsewhere */
+    bool finishing;              /* the guest stays stopped until this is over */
+    bool stop_asked;             /* by a user, while it was stopped for that */
 
     /* the migration's thread: state of a guest that has not run since */
     DeviceState *kept;

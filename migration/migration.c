@@ -9,7 +9,9 @@
  * migration_cancel makes.  One migration at a time; its thread is joined when
  * the next one starts or the manager is freed.
  *
- * Lock order: report_lock, which is held from a change of status until it has
+ * Lock order: run_lock, which whoever stops the guest or lets it run holds over
+ * the call to QEMU, so that a user's stop or cont does not come between ours;
+ * report_lock, which is held from a change of status until it has
  * been reported, so that events come in the order of the changes; then the
  * manager's lock, under which nothing is called but migration_channel_cancel
  * and counters.
@@ -19,6 +21,7 @@
 #include "migration-internal.h"
 
 #include "emulator/drives.h"
+#include "emulator/vm-state.h"
 #include "util/error.h"
 
 #include <errno.h>
@@ -62,6 +65,7 @@ MigrationManager *migration_manager_new(const MigrationConfig *cfg)
         .xbzrle_cache_size = DEFAULT_CACHE,
     };
     pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->run_lock, NULL);
     pthread_mutex_init(&m->report_lock, NULL);
     pthread_cond_init(&m->ended, NULL);
     return m;
@@ -102,6 +106,7 @@ void migration_manager_free(MigrationManager *m)
     device_state_unref(m->kept);
     g_free(m->kept_peripherals);
     pthread_mutex_destroy(&m->lock);
+    pthread_mutex_destroy(&m->run_lock);
     pthread_mutex_destroy(&m->report_lock);
     pthread_cond_destroy(&m->ended);
     g_free(m->error_desc);
@@ -165,6 +170,14 @@ bool migration_is_cancelled(MigrationManager *m)
     return cancelled;
 }
 
+/* Under lock.  One that was said to have ended has a few instructions left. */
+static void wait_last_steps(MigrationManager *m)
+{
+    while (m->running && is_final(m->status)) {
+        pthread_cond_wait(&m->ended, &m->lock);
+    }
+}
+
 /* Under lock: everything of the last one is forgotten. */
 static void reset(MigrationManager *m, MigrationChannel *ch, bool incoming)
 {
@@ -172,7 +185,7 @@ static void reset(MigrationManager *m, MigrationChannel *ch, bool incoming)
     m->channel = ch;
     m->running = true;
     m->incoming = incoming;
-    m->cancelled = false;
+    m->cancelled = m->finishing = m->stop_asked = false;
     m->start_us = g_get_monotonic_time();
     m->end_us = m->setup_us = 0;
     m->downtime_ms = m->expected_downtime_ms = 0;
@@ -193,10 +206,7 @@ bool migration_run(MigrationManager *m, MigrationChannel *ch, bool incoming,
     int err;
 
     pthread_mutex_lock(&m->lock);
-    /* One that was said to have ended has a few instructions left at most. */
-    while (m->running && is_final(m->status)) {
-        pthread_cond_wait(&m->ended, &m->lock);
-    }
+    wait_last_steps(m);
     if (m->running || m->stopping) {
         error_set(errp, m->running ? "There's a migration process in progress" :
                   "QEMU has ended");
@@ -237,7 +247,7 @@ void migration_ended(MigrationManager *m, GError *error)
                          MIGRATION_STATUS_FAILED);
     g_clear_error(&error);
     pthread_mutex_lock(&m->lock);
-    m->running = false;
+    m->running = m->finishing = false;
     pthread_cond_broadcast(&m->ended);
     pthread_mutex_unlock(&m->lock);
     g_main_context_wakeup(NULL);
@@ -345,7 +355,9 @@ bool migration_set_parameters(MigrationManager *m,
     return true;
 }
 
-bool migration_take_back_drives(MigrationManager *m, GError **errp)
+/* ---- users stop the guest and let it run ---------------------------------------- */
+
+static bool take_back_drives(MigrationManager *m, GError **errp)
 {
     bool away;
 
@@ -362,4 +374,35 @@ bool migration_take_back_drives(MigrationManager *m, GError **errp)
         emu_release_drives(m->cfg.block);
     }
     return true;
+}
+
+bool migration_cont(MigrationManager *m, GError **errp)
+{
+    bool finishing, ok = false;
+
+    pthread_mutex_lock(&m->run_lock);
+    pthread_mutex_lock(&m->lock);
+    wait_last_steps(m);
+    finishing = m->finishing;
+    pthread_mutex_unlock(&m->lock);
+    if (finishing) {
+        error_set(errp, "Migration is not finalized yet");
+    } else {
+        ok = take_back_drives(m, errp) && emu_vm_cont(m->cfg.emu, false, errp);
+    }
+    pthread_mutex_unlock(&m->run_lock);
+    return ok;
+}
+
+bool migration_stop(MigrationManager *m, GError **errp)
+{
+    bool ok;
+
+    pthread_mutex_lock(&m->run_lock);
+    pthread_mutex_lock(&m->lock);
+    m->stop_asked = m->finishing;
+    pthread_mutex_unlock(&m->lock);
+    ok = emu_vm_stop(m->cfg.emu, false, errp);
+    pthread_mutex_unlock(&m->run_lock);
+    return ok;
 }

@@ -124,7 +124,8 @@ static DeviceState *save_devices(Outgoing *o, GError **errp)
     return ds;
 }
 
-static bool first_look(Outgoing *o, GError **errp)
+/* Under run_lock. */
+static bool look(Outgoing *o, GError **errp)
 {
     Emulator *emu = o->m->cfg.emu;
     bool running;
@@ -141,6 +142,16 @@ static bool first_look(Outgoing *o, GError **errp)
         }
     }
     return o->first != NULL;
+}
+
+static bool first_look(Outgoing *o, GError **errp)
+{
+    bool ok;
+
+    pthread_mutex_lock(&o->m->run_lock);
+    ok = look(o, errp);
+    pthread_mutex_unlock(&o->m->run_lock);
+    return ok;
 }
 
 /* The shared block behind QEMU's @b, or -1. */
@@ -582,34 +593,53 @@ static DeviceState *send_while_saving(Outgoing *o, int fd, GError **errp)
     return read_devices(emu, fd, errp);
 }
 
+/* From here on nobody else lets the guest run.  *fd: from emu_save_devices_open if
+ * it ran, else -1. */
+static bool stop(Outgoing *o, int *fd, gint64 *stopped_at, GError **errp)
+{
+    MigrationManager *m = o->m;
+    bool running;
+
+    *fd = -1;
+    if (!emu_vm_running(m->cfg.emu, &running, errp)) {
+        return false;
+    }
+    if (running) {
+        *fd = emu_save_devices_open(m->cfg.emu, errp);
+        if (*fd < 0) {
+            return false;
+        }
+        emu_flush_drives(m->cfg.block); /* what fails now fails again */
+    }
+    *stopped_at = g_get_monotonic_time();
+    if (running && !emu_vm_stop(m->cfg.emu, false, errp)) {
+        close(*fd);
+        return false;
+    }
+    o->stopped = running;
+    pthread_mutex_lock(&m->lock);
+    m->finishing = true;
+    pthread_mutex_unlock(&m->lock);
+    return true;
+}
+
 /* Stops the guest if it runs.  What can be done before is done before. */
 static DeviceState *stop_and_save(Outgoing *o, gint64 *stopped_at, GError **errp)
 {
-    Emulator *emu = o->m->cfg.emu;
-    bool running;
+    bool ok;
     int fd;
 
-    if (!emu_vm_running(emu, &running, errp)) {
+    pthread_mutex_lock(&o->m->run_lock);
+    ok = stop(o, &fd, stopped_at, errp);
+    pthread_mutex_unlock(&o->m->run_lock);
+    if (!ok) {
         return NULL;
     }
-    if (!running) {
-        *stopped_at = g_get_monotonic_time();
-        migration_set_status(o->m, MIGRATION_STATUS_DEVICE);
-        return send_what_is_left(o, errp) ? save_devices(o, errp) : NULL;
-    }
-    fd = emu_save_devices_open(emu, errp);
-    if (fd < 0) {
-        return NULL;
-    }
-    emu_flush_drives(o->m->cfg.block); /* what fails now fails again */
-    *stopped_at = g_get_monotonic_time();
-    if (!emu_vm_stop(emu, false, errp)) {
-        close(fd);
-        return NULL;
-    }
-    o->stopped = true;
     migration_set_status(o->m, MIGRATION_STATUS_DEVICE);
-    return send_while_saving(o, fd, errp);
+    if (fd >= 0) {
+        return send_while_saving(o, fd, errp);
+    }
+    return send_what_is_left(o, errp) ? save_devices(o, errp) : NULL;
 }
 
 static bool hand_over_drives(Outgoing *o, GError **errp)
@@ -654,6 +684,26 @@ static bool complete(Outgoing *o, GError **errp)
     return true;
 }
 
+/* As the guest was before, but for a stop that a user asked for meanwhile. */
+static void let_run(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+    bool asked;
+
+    pthread_mutex_lock(&m->run_lock);
+    pthread_mutex_lock(&m->lock);
+    asked = m->stop_asked;
+    pthread_mutex_unlock(&m->lock);
+    forget_kept(m);
+    if (!asked) {
+        emu_vm_cont(m->cfg.emu, false, errp);
+    }
+    pthread_mutex_lock(&m->lock);
+    m->finishing = false;
+    pthread_mutex_unlock(&m->lock);
+    pthread_mutex_unlock(&m->run_lock);
+}
+
 /* Back to where we were before.  What goes wrong here is added to @error: the
  * guest then stays stopped, with its disks closed. */
 static void undo(Outgoing *o, GError *error)
@@ -669,8 +719,7 @@ static void undo(Outgoing *o, GError *error)
         m->drives_away = true;
         pthread_mutex_unlock(&m->lock);
     } else if (o->stopped) {
-        forget_kept(m);
-        emu_vm_cont(m->cfg.emu, false, &more);
+        let_run(o, &more);
     }
     pthread_mutex_lock(&m->lock);
     away = m->drives_away;

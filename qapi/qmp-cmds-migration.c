@@ -69,19 +69,14 @@ bool qmp_migrate_incoming(Monitor *mon, const char *uri, GError **errp)
            sidecar_incoming(sc, uri, fd, errp);
 }
 
+bool qmp_stop(Monitor *mon, GError **errp)
+{
+    return migration_stop(manager(mon), errp);
+}
+
 bool qmp_cont(Monitor *mon, GError **errp)
 {
-    json_object *reply;
-
-    if (!migration_take_back_drives(manager(mon), errp)) {
-        return false;
-    }
-    reply = emu_qmp_call(monitor_sidecar(mon)->emu, "cont", NULL, errp);
-    if (!reply) {
-        return false;
-    }
-    json_object_put(reply);
-    return true;
+    return migration_cont(manager(mon), errp);
 }
 
 /* ---- settings --------------------------------------------------------------- */

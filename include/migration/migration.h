@@ -98,10 +98,14 @@ void migration_get_parameters(MigrationManager *mgr, MigrationParameters *p);
 bool migration_set_parameters(MigrationManager *mgr,
                               const MigrationParameters *p, GError **errp);
 
-/* After a migration went away from here the images are closed.  Whoever wants
- * the guest to run here again calls this first; does nothing if they are open.
- * Not on the main thread. */
-bool migration_take_back_drives(MigrationManager *mgr, GError **errp);
+/*
+ * A user's stop and cont; they wait while a migration looks at the stopped guest.
+ * After a migration went away from here the images are closed: cont opens them
+ * first, which fails as long as they are in use elsewhere.  It fails, too, while a
+ * migration has the guest stopped for good.  Not on the main thread.
+ */
+bool migration_stop(MigrationManager *mgr, GError **errp);
+bool migration_cont(MigrationManager *mgr, GError **errp);
 
 /* ---- incoming ----------------------------------------------------------- */
 

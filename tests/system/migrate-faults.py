@@ -119,6 +119,24 @@ def many_attempts_one_right_after_the_other(t):
     src.quit()
 
 
+@test
+def a_users_stop_holds(t):
+    """Also if it comes while the migration itself has the guest stopped."""
+    src = busy(t)
+    other = src.new_qmp()
+    for _ in range(1000 if LONG else 60):
+        request = src.qmp.send("migrate", {"uri": "exec:exit 1"})
+        other("stop")
+        src.qmp.receive(request)
+        ended(src, "failed")
+        info = other("query-status")
+        equal(info["running"], False, str(info))
+        other("cont")
+        equal(other("query-status")["running"], True)
+    still_runs(src)
+    src.quit()
+
+
 @test(limit=240)
 def another_machine_is_refused(t):
     src = busy(t)
