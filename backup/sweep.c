@@ -9,6 +9,9 @@
  * the room for those gets scarce.  In that case it does not wait for the speed
  * limit, because then guests would wait for it sooner or later.
  *
+ * Past the page cache our reads and the guests' requests stand in one queue of the
+ * disk.  So while guests' writes make us copy, fewer reads are in flight.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "job.h"
@@ -16,6 +19,8 @@
 #include <string.h>
 
 #define DEPTH 16
+#define DEPTH_BUSY 2   /* while guests write past the page cache */
+#define LOOK_EVERY 16  /* clusters between looks whether they do */
 
 /* A cluster that is being read. */
 typedef struct {
@@ -30,6 +35,9 @@ typedef struct {
     SweepRead reads[DEPTH];
     SweepRead *idle[DEPTH];
     unsigned n_idle;
+    unsigned reserve;     /* of these, so many are not to be used now */
+    unsigned since_look;
+    uint64_t copied;      /* job->guest_copied at the last look */
     /* From where on, in the order of the sweep, clusters may be unclaimed. */
     size_t drive;
     uint64_t cluster;
@@ -67,6 +75,17 @@ static void reap(Sweep *s)
     s->idle[s->n_idle++] = r;
 }
 
+/* Are guests at it? */
+static void look(Sweep *s, const BackupDrive *d)
+{
+    uint64_t copied = atomic_load_explicit(&s->job->guest_copied, memory_order_relaxed);
+    bool busy = copied != s->copied && (bdrv_open_flags(d->node) & BDRV_O_NOCACHE);
+
+    s->reserve = busy ? DEPTH - DEPTH_BUSY : 0;
+    s->copied = copied;
+    s->since_look = 0;
+}
+
 static void start(Sweep *s, BackupDrive *d, uint64_t cluster, void *buf)
 {
     size_t len = backup_cluster_len(d, cluster);
@@ -81,7 +100,10 @@ static void start(Sweep *s, BackupDrive *d, uint64_t cluster, void *buf)
     r = s->idle[--s->n_idle];
     *r = (SweepRead){ d, cluster, buf };
     bdrv_bulk_read(s->bulk, d->node, (int64_t)cluster * BACKUP_CLUSTER_SIZE, len, buf, r);
-    if (!s->n_idle) {
+    if (++s->since_look == LOOK_EVERY) {
+        look(s, d);
+    }
+    while (s->n_idle <= s->reserve) {
         reap(s);
     }
 }
