@@ -47,7 +47,7 @@ static const char *answer_to(const char *line)
         { "help boot_set", "boot_set bootdevice -- define\r\n" },
         { "x/2x $rip", "0000: 1 2\r\n" },
         { "cpu 9", "invalid CPU index\r\n" },
-        { "cpu 1", "" }, { "quit", "" }, { "stop", "" },
+        { "cpu 1", "" }, { "quit", "" }, { "nmi", "" },
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(answers); i++) {
@@ -334,9 +334,9 @@ static void test_history(Fixture *f, gconstpointer data)
 {
     int fd = connect_client(f), other = connect_client(f);
 
-    assert_says(fd, "stop", "");
+    assert_says(fd, "nmi", "");
     assert_says(fd, "foo", "unknown\r\n");
-    assert_says(fd, "info history", "0: 'stop'\r\n1: 'foo'\r\n2: 'info history'\r\n");
+    assert_says(fd, "info history", "0: 'nmi'\r\n1: 'foo'\r\n2: 'info history'\r\n");
     assert_says(other, "info history", "0: 'info history'\r\n");
     close(fd);
     close(other);
@@ -350,12 +350,12 @@ static void test_cpu(Fixture *f, gconstpointer data)
     assert_says(fd, "info status", "VM status: running\r\n");
     assert_says(other, "info status", "VM status: running\r\n");
     assert_says(fd, "cpu 9", "invalid CPU index\r\n"); /* stays with the old one */
-    assert_says(fd, "stop", "");
+    assert_says(fd, "nmi", "");
     g_assert_cmpstr(f->sent->pdata[0], ==, "cpu 1");
     g_assert_cmpstr(f->sent->pdata[1], ==, "info status @1");
     g_assert_cmpstr(f->sent->pdata[2], ==, "info status");
     g_assert_cmpstr(f->sent->pdata[3], ==, "cpu 9 @1");
-    g_assert_cmpstr(f->sent->pdata[4], ==, "stop @1");
+    g_assert_cmpstr(f->sent->pdata[4], ==, "nmi @1");
     close(fd);
     close(other);
 }
@@ -367,13 +367,13 @@ static void test_typed_ahead(Fixture *f, gconstpointer data)
     g_autofree char *text = NULL;
 
     hold(f);
-    type(fd, "stop\rinfo status\rfoo\r");
+    type(fd, "nmi\rinfo status\rfoo\r");
     run_until(n_held(f) == 1);
     assert_says(other, "info backup", "No backup has been started\r\n");
     g_assert_cmpuint(f->sent->len, ==, 1);
     release(f);
     text = read_until(fd, "unknown\r\n(qemu) ");
-    g_assert_nonnull(strstr(text, "stop\033[K\r\n(qemu) i"));
+    g_assert_nonnull(strstr(text, "nmi\033[K\r\n(qemu) i"));
     g_assert_nonnull(strstr(text, "info status\033[K\r\nVM status: running\r\n(qemu) f"));
     close(fd);
     close(other);
@@ -384,7 +384,7 @@ static void test_answers_after_eof(Fixture *f, gconstpointer data)
     int fd = connect_client(f);
     g_autofree char *text = NULL;
 
-    type(fd, "stop\ninfo status\n");
+    type(fd, "nmi\ninfo status\n");
     shutdown(fd, SHUT_WR);
     text = read_until(fd, NULL);
     g_assert_true(g_str_has_suffix(text, "VM status: running\r\n(qemu) "));
@@ -396,7 +396,7 @@ static void test_client_goes_in_a_command(Fixture *f, gconstpointer data)
     int fd = connect_client(f), other = connect_client(f);
 
     hold(f);
-    type(fd, "stop\rfoo\r");
+    type(fd, "nmi\rfoo\r");
     run_until(n_held(f) == 1);
     close(fd);
     release(f);
@@ -417,7 +417,7 @@ static void test_set_ends_in_a_command(Fixture *f, gconstpointer data)
     g_autofree char *text = NULL;
 
     hold(f);
-    type(fd, "stop\rfoo\r");
+    type(fd, "nmi\rfoo\r");
     run_until(n_held(f) == 1);
     g_timeout_add(10, release_cb, f);
     monitor_set_free(f->set);
@@ -632,7 +632,7 @@ static void test_mux(Fixture *f, gconstpointer data)
     g_free(read_until(serial[1], "x"));
     type(screen[1], "\1c");
     g_free(read_until(screen[1], "(qemu) "));
-    assert_says(screen[1], "stop", "");
+    assert_says(screen[1], "nmi", "");
     /* away in the middle of a command: its output waits for the keyboard */
     hold(f);
     type(screen[1], "info status\r");
