@@ -166,8 +166,15 @@ def test(function=None, *, limit=120):
 
 
 def equal(got, want, what="value"):
-    if got != want:
-        raise AssertionError(f"{what}: got {got!r}, want {want!r}")
+    if got == want:
+        return
+    if isinstance(got, (str, bytes)) and isinstance(want, (str, bytes)) \
+            and max(len(got), len(want)) > 300:
+        at = len(os.path.commonprefix([got, want]))
+        here = slice(max(0, at - 80), at + 120)
+        raise AssertionError(f"{what}: at {at}: got {got[here]!r}, want {want[here]!r} "
+                             f"({len(got)} and {len(want)} long)")
+    raise AssertionError(f"{what}: got {got!r}, want {want!r}")
 
 
 def contains(text, part, what="text"):
