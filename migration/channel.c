@@ -5,10 +5,8 @@
  * at, and its file is shut down.  @lock guards the file pointer against the one
  * other thread that may cancel.
  *
- * The way back is a second descriptor of the same socket.  After the last byte
- * the sender shuts its own direction, so that the receiver sees the end, and
- * reads: nothing but the end means yes.  A receiver that went away with bytes
- * unread makes the kernel say so (ECONNRESET).
+ * The way back is a second descriptor of the same socket, which stays open when
+ * the file is closed.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -37,7 +35,7 @@ struct MigrationChannel {
     char *command;       /* exec: */
     int fd;              /* fd:, until it is opened */
     int listen_fd;
-    int reply_fd;        /* the socket again: the way back; -1: none */
+    ReturnPath *back;    /* over the socket again; NULL: it is none */
     int cancel_fd;       /* eventfd */
     pid_t pid;           /* of exec: */
 
@@ -53,7 +51,7 @@ MigrationChannel *migration_channel_new(const char *uri, int fd, GError **errp)
     ch->refs = 1;
     ch->uri = g_strdup(uri);
     ch->fd = fd;
-    ch->listen_fd = ch->reply_fd = -1;
+    ch->listen_fd = -1;
     ch->cancel_fd = eventfd(0, EFD_CLOEXEC);
     pthread_mutex_init(&ch->lock, NULL);
     if (ch->cancel_fd < 0) {
@@ -89,14 +87,6 @@ static void close_listen(MigrationChannel *ch)
     }
 }
 
-static void close_reply(MigrationChannel *ch)
-{
-    if (ch->reply_fd >= 0) {
-        close(ch->reply_fd);
-        ch->reply_fd = -1;
-    }
-}
-
 void migration_channel_unref(MigrationChannel *ch)
 {
     if (!ch || !g_atomic_int_dec_and_test(&ch->refs)) {
@@ -106,7 +96,7 @@ void migration_channel_unref(MigrationChannel *ch)
         migration_channel_close(ch, true, NULL);
     }
     close_listen(ch);
-    close_reply(ch);
+    return_path_free(ch->back);
     if (ch->fd >= 0) {
         close(ch->fd);
     }
@@ -239,6 +229,20 @@ static bool is_socket(int fd)
     return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
+static void open_way_back(MigrationChannel *ch, int fd)
+{
+    int again = fd >= 0 && is_socket(fd) ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
+
+    if (again >= 0) {
+        ch->back = return_path_new(again, ch->cancel_fd, ch->uri);
+    }
+}
+
+ReturnPath *migration_channel_back(MigrationChannel *ch)
+{
+    return ch->back;
+}
+
 QEMUFile *migration_channel_open(MigrationChannel *ch, bool incoming,
                                  GError **errp)
 {
@@ -246,9 +250,7 @@ QEMUFile *migration_channel_open(MigrationChannel *ch, bool incoming,
     QEMUFile *file;
     bool cancelled;
 
-    if (fd >= 0 && is_socket(fd)) {
-        ch->reply_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    }
+    open_way_back(ch, fd);
     file = fd < 0 ? NULL : qemu_file_new_fd(fd, ch->uri, errp);
     pthread_mutex_lock(&ch->lock);
     ch->file = file;
@@ -327,67 +329,4 @@ bool migration_channel_close(MigrationChannel *ch, bool abandon, GError **errp)
         return false;
     }
     return true;
-}
-
-/* ---- the way back ------------------------------------------------------------ */
-
-#define ANSWER_MAX 500
-#define ANSWER_WAIT_MS (10 * 1000) /* some receivers never close */
-
-void migration_channel_answer(MigrationChannel *ch, const char *refusal)
-{
-    if (ch->reply_fd >= 0 && refusal) {
-        size_t len = MIN(strlen(refusal), ANSWER_MAX);
-
-        /* whoever does not read this sees the stream fail anyway */
-        if (send(ch->reply_fd, refusal, len, MSG_NOSIGNAL | MSG_DONTWAIT) > 0) {
-            shutdown(ch->reply_fd, SHUT_WR);
-        }
-    }
-    close_reply(ch);
-}
-
-/* What can be read now: -1 with errno, 0 at the end.  @text has one byte more. */
-static ssize_t read_answer(MigrationChannel *ch, char *text)
-{
-    ssize_t n = recv(ch->reply_fd, text, ANSWER_MAX, MSG_DONTWAIT);
-
-    if (n > 0) {
-        text[n] = '\0';
-        for (char *p = text; *p; p++) {
-            *p = g_ascii_isprint(*p) ? *p : ' ';
-        }
-        g_strchomp(text);
-    }
-    return n;
-}
-
-char *migration_channel_last_words(MigrationChannel *ch)
-{
-    char text[ANSWER_MAX + 1];
-
-    return ch->reply_fd >= 0 && read_answer(ch, text) > 0 ? g_strdup(text)
-                                                          : NULL;
-}
-
-bool migration_channel_wait_answer(MigrationChannel *ch, GError **errp)
-{
-    char text[ANSWER_MAX + 1];
-    ssize_t n = 0;
-
-    if (ch->reply_fd < 0) {
-        return true;
-    }
-    shutdown(ch->reply_fd, SHUT_WR);
-    if (wait_readable(ch, ch->reply_fd, ANSWER_WAIT_MS, NULL)) {
-        n = read_answer(ch, text);
-    }
-    if (n > 0) {
-        error_set(errp, "%s: the destination says: %s", ch->uri, text);
-    } else if (n < 0 && errno != EAGAIN) {
-        error_set_errno(errp, errno, "%s: the destination went away", ch->uri);
-        n = 1;
-    }
-    close_reply(ch);
-    return n <= 0;
 }

@@ -11,8 +11,11 @@
  * opened for writing when the first of it comes, and are closed and opened again
  * when all is there.
  *
- * Nothing runs before QEMU has accepted that.  Any error ends this VM, with the
- * images closed and the source told; the source goes on.
+ * QEMU has it, stopped, before the source hears that; then, and if the source is
+ * one of ours, after its word, the guest runs.  Any error before ends this VM, with
+ * the images closed and the source told; the source goes on.  One case is left open:
+ * a connection lost while the word of the source is waited for; the guest stays
+ * here, stopped, for the admin.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -21,6 +24,7 @@
 #include "emulator/drives.h"
 #include "emulator/vm-state.h"
 #include "migration/block-migration.h"
+#include "migration/return-path.h"
 #include "util/error.h"
 
 #include <string.h>
@@ -33,6 +37,7 @@ typedef struct {
     MigrationIncomingFn *done;
     void *opaque;
     GError *error; /* for done */
+    ReturnPathVerdict verdict;
 
     QemuStream stream;
     RamLoader *loader;
@@ -121,7 +126,71 @@ static bool on_header(void *opaque, const QemuStream *qs, GError **errp)
     return same_machine(in, qs->machine, errp) && make_loader(in, errp);
 }
 
+/* The return path's, which are for us and not for QEMU, and what no stream like
+ * ours can have. */
+static bool open_return_path(Incoming *in, GError **errp)
+{
+    bool described;
+
+    if (!migration_channel_back(in->m->channel)) {
+        return true; /* the stream of a socket in a file */
+    }
+    if (!emu_vm_describes_state(in->m->cfg.emu, &described, errp)) {
+        return false;
+    }
+    if (!described) {
+        error_set(errp, "the source waits for an answer (capability return-path), "
+                  "but nobody can tell where the stream of a machine '%s' ends",
+                  in->stream.machine ? in->stream.machine : "?");
+        return false;
+    }
+    in->stream.awaited = true;
+    return_path_opened(migration_channel_back(in->m->channel));
+    return true;
+}
+
+static bool on_unknown_command(QEMUFile *f, uint16_t kind, GError **errp)
+{
+    static const char *const names[] = {
+        [MIG_CMD_POSTCOPY_ADVISE] = "postcopy-ram",
+        [MIG_CMD_POSTCOPY_LISTEN] = "postcopy-ram",
+        [MIG_CMD_POSTCOPY_RUN] = "postcopy-ram",
+        [MIG_CMD_POSTCOPY_RAM_DISCARD] = "postcopy-ram",
+        [MIG_CMD_POSTCOPY_RESUME] = "postcopy-ram",
+        [MIG_CMD_PACKAGED] = "postcopy-ram",
+        [MIG_CMD_RECV_BITMAP] = "postcopy-ram",
+        [MIG_CMD_ENABLE_COLO] = "x-colo",
+    };
+
+    return kind >= G_N_ELEMENTS(names) || !names[kind] ||
+        qemu_file_bad(f, errp, "migration stream", "command %u, of the capability "
+                      "%s, which is not supported", kind, names[kind]);
+}
+
+static bool on_command(void *opaque, QEMUFile *f, uint16_t kind,
+                       const uint8_t *data, size_t len, bool *keep, GError **errp)
+{
+    Incoming *in = opaque;
+    uint32_t value;
+
+    if (kind != MIG_CMD_OPEN_RETURN_PATH && kind != MIG_CMD_PING) {
+        return on_unknown_command(f, kind, errp);
+    }
+    *keep = false;
+    if (len != (kind == MIG_CMD_PING ? 4 : 0)) {
+        return qemu_file_bad(f, errp, "migration stream",
+                             "command %u with %zu bytes", kind, len);
+    }
+    if (kind == MIG_CMD_OPEN_RETURN_PATH) {
+        return open_return_path(in, errp);
+    }
+    memcpy(&value, data, 4);
+    return return_path_ping(migration_channel_back(in->m->channel),
+                            GUINT32_FROM_BE(value), errp);
+}
+
 static const QemuStreamHandler handler = {
+    .command = on_command,
     .header = on_header,
     .ram = on_ram,
     .block = on_block,
@@ -199,17 +268,52 @@ static bool receive(Incoming *in, GError **errp)
     return migration_channel_close(m->channel, false, errp);
 }
 
+/* All of the guest is here, stopped: QEMU 7.2 takes `stop' before it loads as "do not
+ * run what comes". */
 static bool take_over(Incoming *in, GError **errp)
 {
     MigrationManager *m = in->m;
 
-    if (emu_activate_drives(m->cfg.cl, m->cfg.block, errp) &&
-        load_devices(in, errp)) {
-        return true;
+    return return_path_still_wanted(migration_channel_back(m->channel), errp) &&
+        emu_activate_drives(m->cfg.cl, m->cfg.block, errp) &&
+        emu_vm_stop(m->cfg.emu, false, errp) &&
+        load_devices(in, errp);
+}
+
+/* It is ours: it runs if it ran at the source and nobody wants it stopped. */
+static bool let_run(Incoming *in, GError **errp)
+{
+    MigrationManager *m = in->m;
+    bool run, ok = true;
+
+    pthread_mutex_lock(&m->run_lock);
+    migration_expect(m, false);
+    pthread_mutex_lock(&m->lock);
+    run = m->autostart;
+    pthread_mutex_unlock(&m->lock);
+    if (run && qemu_stream_runs(&in->stream)) {
+        ok = emu_vm_cont(m->cfg.emu, false, errp);
     }
-    /* the source will want them back as soon as it knows */
-    emu_inactivate_drives(m->cfg.block, NULL);
-    return false;
+    pthread_mutex_unlock(&m->run_lock);
+    return ok;
+}
+
+static ReturnPathVerdict receive_all(Incoming *in, GError **errp)
+{
+    MigrationManager *m = in->m;
+    ReturnPath *back;
+    ReturnPathVerdict v;
+
+    if (!receive(in, errp)) {
+        return RETURN_PATH_NO;
+    }
+    back = migration_channel_back(m->channel);
+    v = take_over(in, errp) ? return_path_accept(back, errp) : RETURN_PATH_NO;
+    if (v == RETURN_PATH_NO) {
+        /* the source will want them back as soon as it knows */
+        emu_inactivate_drives(m->cfg.block, NULL);
+    }
+    return v == RETURN_PATH_YES && !let_run(in, errp) ? RETURN_PATH_NO : v;
 }
 
 /* ---- the thread --------------------------------------------------------------------- */
@@ -218,7 +322,10 @@ static gboolean report(gpointer data)
 {
     Incoming *in = data;
 
-    in->done(in->opaque, in->error);
+    if (in->verdict == RETURN_PATH_UNKNOWN) {
+        g_printerr("qemu-sidecar: incoming migration: %s\n", in->error->message);
+    }
+    in->done(in->opaque, in->verdict == RETURN_PATH_NO ? in->error : NULL);
     g_clear_error(&in->error);
     g_free(in);
     return G_SOURCE_REMOVE;
@@ -231,12 +338,13 @@ static void *incoming_thread(void *opaque)
     GError *error = NULL;
 
     qemu_stream_init(&in->stream);
-    if (!receive(in, &error) || !take_over(in, &error)) {
-        in->error = g_error_copy(error);
-        migration_channel_answer(m->channel, error->message);
+    in->verdict = receive_all(in, &error);
+    if (in->verdict == RETURN_PATH_NO) {
+        return_path_refuse(migration_channel_back(m->channel), error->message);
         migration_channel_close(m->channel, true, NULL);
     }
-    migration_channel_answer(m->channel, NULL);
+    in->error = error ? g_error_copy(error) : NULL;
+    migration_expect(m, false);
     qemu_stream_clear(&in->stream);
     ram_loader_free(in->loader);
     block_loader_free(in->drives);
@@ -258,11 +366,13 @@ bool migration_incoming(MigrationManager *m, const char *uri, int fd,
         migration_channel_unref(ch);
         return false;
     }
+    migration_expect(m, true);
     in = g_new0(Incoming, 1);
     in->m = m;
     in->done = done;
     in->opaque = opaque;
     if (!migration_run(m, ch, true, incoming_thread, in, errp)) {
+        migration_expect(m, false);
         g_free(in);
         return false;
     }

@@ -46,6 +46,8 @@ struct MigrationManager {
     bool drives_away;            /* images are closed: the guest went elsewhere */
     bool finishing;              /* the guest stays stopped until this is over */
     bool stop_asked;             /* by a user, while it was stopped for that */
+    bool expected;               /* a guest is on its way here, and… */
+    bool autostart;              /* …shall run then: no -S, or as users said since */
 
     /* the migration's thread: state of a guest that has not run since */
     DeviceState *kept;
@@ -60,6 +62,8 @@ bool migration_is_cancelled(MigrationManager *m);
 /* Claims the manager and starts @run on a thread; @ch is taken over. */
 bool migration_run(MigrationManager *m, MigrationChannel *ch, bool incoming,
                    void *(*run)(void *), void *opaque, GError **errp);
+/* From now on (or no more) stop and cont are about the guest that is to come. */
+void migration_expect(MigrationManager *m, bool expected);
 /* At the end of the thread: the final status; @error is consumed, may be NULL. */
 void migration_ended(MigrationManager *m, GError *error);
 /* Fails with the reason when RAM is not shared. */

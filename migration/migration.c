@@ -54,6 +54,18 @@ void migration_info_clear(MigrationInfo *info)
     g_clear_pointer(&info->stall, g_free);
 }
 
+static bool starts_paused(const EmuCmdline *cl)
+{
+    for (guint i = 0; cl && i < cl->options->len; i++) {
+        const EmuOption *option = g_ptr_array_index(cl->options, i);
+
+        if (!strcmp(option->name, "S")) {
+            return true;
+        }
+    }
+    return false;
+}
+
 MigrationManager *migration_manager_new(const MigrationConfig *cfg)
 {
     MigrationManager *m = g_new0(MigrationManager, 1);
@@ -64,6 +76,7 @@ MigrationManager *migration_manager_new(const MigrationConfig *cfg)
         .downtime_limit = DEFAULT_DOWNTIME,
         .xbzrle_cache_size = DEFAULT_CACHE,
     };
+    m->autostart = !starts_paused(cfg->cl);
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->run_lock, NULL);
     pthread_mutex_init(&m->report_lock, NULL);
@@ -355,6 +368,13 @@ bool migration_set_parameters(MigrationManager *m,
     return true;
 }
 
+void migration_expect(MigrationManager *m, bool expected)
+{
+    pthread_mutex_lock(&m->lock);
+    m->expected = expected;
+    pthread_mutex_unlock(&m->lock);
+}
+
 /* ---- users stop the guest and let it run ---------------------------------------- */
 
 static bool take_back_drives(MigrationManager *m, GError **errp)
@@ -378,14 +398,18 @@ static bool take_back_drives(MigrationManager *m, GError **errp)
 
 bool migration_cont(MigrationManager *m, GError **errp)
 {
-    bool finishing, ok = false;
+    bool finishing, expected, ok = false;
 
     pthread_mutex_lock(&m->run_lock);
     pthread_mutex_lock(&m->lock);
     wait_last_steps(m);
     finishing = m->finishing;
+    expected = m->expected;
+    m->autostart = true;
     pthread_mutex_unlock(&m->lock);
-    if (finishing) {
+    if (expected) {
+        ok = true; /* it is done when the guest has come */
+    } else if (finishing) {
         error_set(errp, "Migration is not finalized yet");
     } else {
         ok = take_back_drives(m, errp) && emu_vm_cont(m->cfg.emu, false, errp);
@@ -396,13 +420,15 @@ bool migration_cont(MigrationManager *m, GError **errp)
 
 bool migration_stop(MigrationManager *m, GError **errp)
 {
-    bool ok;
+    bool expected, ok;
 
     pthread_mutex_lock(&m->run_lock);
     pthread_mutex_lock(&m->lock);
     m->stop_asked = m->finishing;
+    m->autostart = false;
+    expected = m->expected;
     pthread_mutex_unlock(&m->lock);
-    ok = emu_vm_stop(m->cfg.emu, false, errp);
+    ok = expected || emu_vm_stop(m->cfg.emu, false, errp);
     pthread_mutex_unlock(&m->run_lock);
     return ok;
 }

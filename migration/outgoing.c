@@ -674,7 +674,8 @@ static bool complete(Outgoing *o, GError **errp)
         return false;
     }
     downtime = g_get_monotonic_time() - start;
-    if (!migration_channel_wait_answer(m->channel, errp)) {
+    if (return_path_verdict(migration_channel_back(m->channel), errp) !=
+        RETURN_PATH_YES) {
         return false;
     }
     pthread_mutex_lock(&m->lock);
@@ -794,7 +795,7 @@ static void clear(Outgoing *o)
 /* "Broken pipe" does not say why. */
 static void add_last_words(MigrationChannel *ch, GError *error)
 {
-    g_autofree char *text = migration_channel_last_words(ch);
+    g_autofree char *text = return_path_last_words(migration_channel_back(ch));
 
     if (text) {
         char *both = g_strdup_printf("%s; the destination says: %s",

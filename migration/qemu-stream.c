@@ -23,6 +23,7 @@
 
 #define MACHINE_NAME_MAX 1024
 #define CAPABILITIES_MAX 256
+#define DESCRIPTION_MAX (16 * 1024 * 1024) /* QEMU 7.2: some 10 KiB for a PC */
 
 void qemu_stream_init(QemuStream *qs)
 {
@@ -251,10 +252,23 @@ static bool read_section(Reader *r, GError **errp)
            read_footer(r, live, errp);
 }
 
+static bool keep_command(Reader *r, const uint8_t head[5], const uint8_t *data,
+                         size_t len, GError **errp)
+{
+    if (r->qs->commands->len > 1024 * 1024) {
+        return bad(r->f, errp, "too many commands");
+    }
+    g_byte_array_append(r->qs->commands, head, 5);
+    g_byte_array_append(r->qs->commands, data, len);
+    return true;
+}
+
 static bool read_command(Reader *r, GError **errp)
 {
+    const QemuStreamHandler *h = r->handler;
     uint8_t head[5] = { QEMU_VM_COMMAND };
     g_autofree uint8_t *data = NULL;
+    bool keep = true;
     size_t len;
 
     if (!qemu_get_buffer(r->f, head + 1, 4)) {
@@ -265,12 +279,12 @@ static bool read_command(Reader *r, GError **errp)
     if (!qemu_get_buffer(r->f, data, len)) {
         return qemu_file_ok(r->f, errp);
     }
-    if (r->qs->commands->len > 1024 * 1024) {
-        return bad(r->f, errp, "too many commands");
+    if (h->command && !h->command(r->opaque, r->f, head[1] << 8 | head[2], data,
+                                  len, &keep, errp)) {
+        return false;
     }
-    g_byte_array_append(r->qs->commands, head, 5);
-    g_byte_array_append(r->qs->commands, data, len);
-    return read_type(r, errp);
+    return (!keep || keep_command(r, head, data, len, errp)) &&
+           read_type(r, errp);
 }
 
 static bool read_rest(Reader *r, GError **errp)
@@ -286,6 +300,9 @@ static bool read_rest(Reader *r, GError **errp)
                        QEMU_STREAM_REST_MAX >> 20);
         }
         g_byte_array_append(rest, buf, n);
+        if (r->qs->awaited && qemu_stream_whole(r->qs, true)) {
+            break; /* nothing more will come before our answer */
+        }
     }
     return qemu_file_ok(r->f, errp);
 }
@@ -348,11 +365,12 @@ bool qemu_stream_whole(const QemuStream *qs, bool described)
 {
     const uint8_t *rest = qs->rest->data;
     size_t len = qs->rest->len;
+    size_t first = len > DESCRIPTION_MAX + 6 ? len - DESCRIPTION_MAX : 6;
 
     if (!described || !len || rest[len - 1] != '}') {
         return !described && len && rest[len - 1] == QEMU_VM_EOF;
     }
-    for (size_t json = len - 1; json >= 6; json--) {
+    for (size_t json = len - 1; json >= first; json--) {
         uint32_t be;
 
         memcpy(&be, rest + json - 4, 4);
@@ -375,6 +393,24 @@ void qemu_stream_put_header(const QemuStream *qs, QEMUFile *f)
         qemu_put_byte(f, QEMU_VM_CONFIGURATION);
         qemu_put_buffer(f, qs->config->data, qs->config->len);
     }
+}
+
+static void put_command(QEMUFile *f, uint16_t kind, uint16_t len)
+{
+    qemu_put_byte(f, QEMU_VM_COMMAND);
+    qemu_put_be16(f, kind);
+    qemu_put_be16(f, len);
+}
+
+void qemu_stream_put_open_return_path(QEMUFile *f)
+{
+    put_command(f, MIG_CMD_OPEN_RETURN_PATH, 0);
+}
+
+void qemu_stream_put_ping(QEMUFile *f, uint32_t value)
+{
+    put_command(f, MIG_CMD_PING, 4);
+    qemu_put_be32(f, value);
 }
 
 static void put_section(QEMUFile *f, uint8_t type, uint32_t id,
@@ -437,20 +473,34 @@ void qemu_stream_put_rest(const QemuStream *qs, QEMUFile *f)
  * The section `globalstate' (QEMU 7.2: version 1): be32 length of the name of
  * the run state with its NUL, then 100 bytes that begin with it.
  */
-bool qemu_stream_set_running(QemuStream *qs)
+static uint8_t *find_run_state(const QemuStream *qs)
 {
     static const uint8_t head[] = "\x0bglobalstate\0\0\0\0\0\0\0\1";
-    static const char running[] = "running";
     size_t head_len = sizeof(head) - 1, need = head_len + 4 + 100;
     uint8_t *at = qs->rest->len < need ? NULL :
         memmem(qs->rest->data, qs->rest->len - need + head_len, head, head_len);
-    uint32_t len = GUINT32_TO_BE(sizeof(running));
+
+    return at ? at + head_len : NULL;
+}
+
+static const char running[100] = "running";
+
+bool qemu_stream_set_running(QemuStream *qs)
+{
+    uint8_t *at = find_run_state(qs);
+    uint32_t len = GUINT32_TO_BE(strlen(running) + 1);
 
     if (!at) {
         return false;
     }
-    memcpy(at + head_len, &len, 4);
-    memset(at + head_len + 4, 0, 100);
-    memcpy(at + head_len + 4, running, sizeof(running));
+    memcpy(at, &len, 4);
+    memcpy(at + 4, running, sizeof(running));
     return true;
+}
+
+bool qemu_stream_runs(const QemuStream *qs)
+{
+    const uint8_t *at = find_run_state(qs);
+
+    return !at || !memcmp(at + 4, running, strlen(running) + 1);
 }

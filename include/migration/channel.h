@@ -7,6 +7,7 @@
 #define SIDECAR_MIGRATION_CHANNEL_H
 
 #include "migration/qemu-file.h"
+#include "migration/return-path.h"
 
 typedef struct MigrationChannel MigrationChannel;
 
@@ -31,20 +32,8 @@ void migration_channel_cancel(MigrationChannel *ch);
  * @abandon nothing is flushed, and an exec: command is ended. */
 bool migration_channel_close(MigrationChannel *ch, bool abandon, GError **errp);
 
-/*
- * The way back, on sockets only.  QEMU's stream has none; but the receiver ends
- * the connection when it has done its work, and one of ours writes a line
- * first if it could not.
- *
- * Receiver, after close: the work is done, or (@refusal) why not.
- */
-void migration_channel_answer(MigrationChannel *ch, const char *refusal);
-/* Sender, after close: false if the receiver has refused, or was gone before it
- * had read everything.  True if it is content, is silent for too long, or has
- * no way back, and also when cancelled, because all has been sent. */
-bool migration_channel_wait_answer(MigrationChannel *ch, GError **errp);
-/* Sender, when sending has failed: what the receiver said last (g_free), or
- * NULL.  Does not wait. */
-char *migration_channel_last_words(MigrationChannel *ch);
+/* The way back, once it is open; NULL: it has none.  It stays open when the channel
+ * is closed, and is freed with it. */
+ReturnPath *migration_channel_back(MigrationChannel *ch);
 
 #endif

@@ -32,6 +32,20 @@ enum {
     QEMU_VM_SECTION_FOOTER = 0x7e,
 };
 
+/* QEMU_VM_COMMANDs: be16 kind, be16 length, data. */
+enum {
+    MIG_CMD_OPEN_RETURN_PATH = 1,
+    MIG_CMD_PING = 2,             /* be32, which the PONG repeats */
+    MIG_CMD_POSTCOPY_ADVISE = 3,
+    MIG_CMD_POSTCOPY_LISTEN = 4,
+    MIG_CMD_POSTCOPY_RUN = 5,
+    MIG_CMD_POSTCOPY_RAM_DISCARD = 6,
+    MIG_CMD_POSTCOPY_RESUME = 7,
+    MIG_CMD_PACKAGED = 8,
+    MIG_CMD_RECV_BITMAP = 9,
+    MIG_CMD_ENABLE_COLO = 10,
+};
+
 #define RAM_SECTION_VERSION 4
 
 /* More than any machine's device state; a bound for hostile streams. */
@@ -45,6 +59,8 @@ typedef struct {
     bool footers;           /* sections end with a footer (machines since 2.4) */
     GByteArray *commands;   /* QEMU_VM_COMMANDs seen before the end of ram */
     GByteArray *rest;       /* everything behind the end of ram */
+    bool awaited;           /* set by who reads: the sender will not close before
+                               it has an answer, so the description is the end */
 } QemuStream;
 
 void qemu_stream_init(QemuStream *qs);
@@ -66,6 +82,10 @@ typedef struct {
     QemuStreamRecordsFn *block;
     /* After the last records of drives.  May be missing. */
     bool (*block_end)(void *opaque, GError **errp);
+    /* A command with @len bytes of data; *keep (true at first): it goes on with
+     * qemu_stream_put_commands.  Missing: all do. */
+    bool (*command)(void *opaque, QEMUFile *f, uint16_t kind, const uint8_t *data,
+                    size_t len, bool *keep, GError **errp);
 } QemuStreamHandler;
 bool qemu_stream_read(QEMUFile *f, QemuStream *qs, const QemuStreamHandler *h,
                       void *opaque, GError **errp);
@@ -77,6 +97,9 @@ bool qemu_stream_whole(const QemuStream *qs, bool described);
 
 /* Writing one, in this order; errors stick to @f. */
 void qemu_stream_put_header(const QemuStream *qs, QEMUFile *f);
+/* QEMU_VM_COMMANDs of the return path, anywhere between sections. */
+void qemu_stream_put_open_return_path(QEMUFile *f);
+void qemu_stream_put_ping(QEMUFile *f, uint32_t value);
 /* START, PART or END of ram; then its records with their end mark; then: */
 void qemu_stream_put_ram(const QemuStream *qs, QEMUFile *f, uint8_t type);
 void qemu_stream_put_footer(const QemuStream *qs, QEMUFile *f);
@@ -88,6 +111,9 @@ void qemu_stream_put_commands(const QemuStream *qs, QEMUFile *f);
 /* The device state was saved of a stopped guest; have the other side run it.
  * False if the stream does not say what state the guest was in. */
 bool qemu_stream_set_running(QemuStream *qs);
+/* Did the guest run when its state was saved?  Also true if the stream does not
+ * say, as QEMU takes it. */
+bool qemu_stream_runs(const QemuStream *qs);
 void qemu_stream_put_rest(const QemuStream *qs, QEMUFile *f);
 
 /*

@@ -58,12 +58,17 @@ static void *receive(void *opaque)
         r->value = qemu_get_be64(f);
         migration_channel_close(r->ch, false, &r->error);
     }
-    migration_channel_answer(r->ch, r->refusal);
+    if (r->refusal || r->close_early) {
+        return_path_refuse(migration_channel_back(r->ch),
+                           r->refusal ? r->refusal : "");
+    } else {
+        return_path_accept(migration_channel_back(r->ch), NULL);
+    }
     migration_channel_close(r->ch, true, NULL);
     return NULL;
 }
 
-/* Sends a number; what wait_answer said. */
+/* Sends a number; what the verdict was. */
 static bool send_number(MigrationChannel *ch, GError **errp)
 {
     QEMUFile *f = migration_channel_open(ch, false, errp);
@@ -71,7 +76,8 @@ static bool send_number(MigrationChannel *ch, GError **errp)
     g_assert_nonnull(f);
     qemu_put_be64(f, 0x1122334455667788);
     return qemu_fflush(f, errp) && migration_channel_close(ch, false, errp) &&
-           migration_channel_wait_answer(ch, errp);
+           return_path_verdict(migration_channel_back(ch), errp) ==
+           RETURN_PATH_YES;
 }
 
 static void exchange(MigrationChannel *in, MigrationChannel *out,
@@ -169,7 +175,8 @@ static void a_reset_is_an_error(Fixture *fx, gconstpointer unused)
     g_assert_true(qemu_fflush(f, NULL));
     receive(&r);
     if (migration_channel_close(ch, false, &error)) {
-        g_assert_false(migration_channel_wait_answer(ch, &error));
+        g_assert_cmpint(return_path_verdict(migration_channel_back(ch), &error),
+                        ==, RETURN_PATH_NO);
     }
     g_assert_nonnull(error);
     migration_channel_unref(ch);
@@ -185,9 +192,9 @@ static void last_words(Fixture *fx, gconstpointer unused)
     MigrationChannel *ch = channel(uri, -1);
 
     g_assert_nonnull(migration_channel_open(ch, false, NULL));
-    g_assert_null(migration_channel_last_words(ch));
+    g_assert_null(return_path_last_words(migration_channel_back(ch)));
     receive(&r);
-    text = migration_channel_last_words(ch);
+    text = return_path_last_words(migration_channel_back(ch));
     g_assert_cmpstr(text, ==, "too big");
     migration_channel_unref(ch);
     migration_channel_unref(r.ch);
@@ -263,7 +270,8 @@ static void cancelled_too_late(Fixture *fx, gconstpointer unused)
     g_assert_nonnull(migration_channel_open(ch, false, NULL));
     g_assert_true(migration_channel_close(ch, false, NULL));
     migration_channel_cancel(ch);
-    g_assert_true(migration_channel_wait_answer(ch, NULL));
+    g_assert_cmpint(return_path_verdict(migration_channel_back(ch), NULL), ==,
+                    RETURN_PATH_YES);
     migration_channel_unref(ch);
     close(sv[1]);
 }
