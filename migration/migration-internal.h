@@ -69,6 +69,17 @@ void migration_ended(MigrationManager *m, GError *error);
 /* Fails with the reason when RAM is not shared. */
 bool migration_possible(MigrationManager *m, GError **errp);
 
+/*
+ * Reads QEMU's device state from @fd (taken over, see emu_save_devices_open) in a
+ * thread of its own.  _end waits for the last byte; NULL with @error if it did not
+ * come or made no sense.  _abandon: when it was not asked for.
+ */
+typedef struct DeviceReader DeviceReader;
+DeviceReader *device_reader_start(int fd, GError **errp);
+int device_reader_fd(const DeviceReader *r);
+DeviceState *device_reader_end(DeviceReader *r, GError **error);
+void device_reader_abandon(DeviceReader *r);
+
 /* Is @idstr the RAMBlock of memory backend @id? */
 bool migration_is_block_of(const char *idstr, const char *id);
 

@@ -29,7 +29,6 @@
 #include "util/error.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #define WINDOW_US (100 * 1000) /* over which bandwidth is measured */
 #define STALL_ROUNDS 4         /* that bring nothing before we say so */
@@ -55,33 +54,36 @@ typedef struct {
     uint64_t window_base;
     unsigned rounds, short_rounds;
     uint64_t left;     /* pages at the last short round */
+    bool cut;          /* which did not get to all of them */
 } Outgoing;
 
 /* ---- the first look ------------------------------------------------------------ */
 
-/* What comes from @fd (closed) after emu_save_devices_begin. */
-static DeviceState *read_devices(Emulator *emu, int fd, GError **errp)
+static DeviceReader *open_reader(Emulator *emu, GError **errp)
 {
-    g_autoptr(DeviceState) ds = NULL;
-    GError *error = NULL;
-    QEMUFile *f = qemu_file_new_fd(fd, "QEMU", &error);
+    int fd = emu_save_devices_open(emu, errp);
 
-    if (f) {
-        ds = device_state_read(f, TARGET_PAGE_SIZE, &error);
-        qemu_file_abandon(f);
-    }
+    return fd < 0 ? NULL : device_reader_start(fd, errp);
+}
+
+/* What comes after emu_save_devices_begin. */
+static DeviceState *read_devices(Emulator *emu, DeviceReader *r, GError **errp)
+{
+    GError *error = NULL;
+    g_autoptr(DeviceState) ds = device_reader_end(r, &error);
+
     return emu_save_devices_end(emu, error, errp) ? g_steal_pointer(&ds) : NULL;
 }
 
 static DeviceState *ask_devices(Emulator *emu, GError **errp)
 {
-    int fd = emu_save_devices_open(emu, errp);
+    DeviceReader *r = open_reader(emu, errp);
 
-    if (fd < 0) {
+    if (!r) {
         return NULL;
     }
-    emu_save_devices_begin(emu, fd);
-    return read_devices(emu, fd, errp);
+    emu_save_devices_begin(emu, device_reader_fd(r));
+    return read_devices(emu, r, errp);
 }
 
 static void forget_kept(MigrationManager *m)
@@ -402,6 +404,13 @@ static uint64_t all_pending(const Outgoing *o)
     return ram_saver_pending(o->saver) + drives_pending(o);
 }
 
+/* What has been written so far, at the speed limit. */
+static bool pass_on(Outgoing *o, GError **errp)
+{
+    return qemu_file_rate_exceeded(o->f) ? qemu_file_wait_slice(o->f, errp) :
+        qemu_fflush(o->f, errp);
+}
+
 /* Until nothing of the round is left, or so little of what may be left that it
  * pays to ask the log whether that could be the end: it stays marked.  The
  * drives' pass comes first: it takes longer, and memory changes meanwhile. */
@@ -414,8 +423,7 @@ static bool send_round(Outgoing *o, GError **errp)
             !send_ram(o, &more, errp)) {
             return false;
         }
-        if (!(qemu_file_rate_exceeded(o->f) ? qemu_file_wait_slice(o->f, errp) :
-              qemu_fflush(o->f, errp))) {
+        if (!pass_on(o, errp)) {
             return false;
         }
         measure(o);
@@ -484,7 +492,8 @@ static bool fits(Outgoing *o)
 /*
  * What is left fits.  Is it worth another round, because the pause would be
  * shorter still?  The first one is always made; further ones while they bring
- * the number of pages down.  In all of a migration only a few of them, so that a
+ * the number of pages down, or have not got to all of them: pages that are not
+ * in the XBZRLE cache yet are long.  In all of a migration only a few, so that a
  * guest whose writes come and go does not keep us here.
  */
 static bool may_shrink(Outgoing *o)
@@ -495,15 +504,13 @@ static bool may_shrink(Outgoing *o)
     ram_saver_stats(o->saver, &st);
     o->left = st.remaining;
     return st.remaining > FEW_PAGES && o->short_rounds++ < SHORT_ROUNDS &&
-        (o->short_rounds == 1 || st.remaining < before - before / 4);
+        (o->short_rounds == 1 || o->cut || st.remaining < before - before / 4);
 }
 
 /* As much of what is left as may be sent at once. */
 static bool send_short_round(Outgoing *o, GError **errp)
 {
-    bool more;
-
-    return send_ram(o, &more, errp) && qemu_fflush(o->f, errp);
+    return send_ram(o, &o->cut, errp) && pass_on(o, errp);
 }
 
 static bool rounds(Outgoing *o, GError **errp)
@@ -577,43 +584,44 @@ static void put_foreign_ram(Outgoing *o, const DeviceState *ds)
     qemu_stream_put_footer(qs, o->f);
 }
 
-/* QEMU gives its devices' state into @fd (closed) while the rest is sent. */
-static DeviceState *send_while_saving(Outgoing *o, int fd, GError **errp)
+/* QEMU gives its devices' state while the rest is sent. */
+static DeviceState *send_while_saving(Outgoing *o, DeviceReader *r, GError **errp)
 {
     Emulator *emu = o->m->cfg.emu;
 
     forget_kept(o->m);
-    emu_save_devices_begin(emu, fd);
+    emu_save_devices_begin(emu, device_reader_fd(r));
     if (!send_what_is_left(o, errp)) {
         /* to its end: until QEMU 7.2 has closed it, `cont' is refused
          * ("Migration is not finalized yet") */
-        device_state_unref(read_devices(emu, fd, NULL));
+        device_state_unref(read_devices(emu, r, NULL));
         return NULL;
     }
-    return read_devices(emu, fd, errp);
+    return read_devices(emu, r, errp);
 }
 
-/* From here on nobody else lets the guest run.  *fd: from emu_save_devices_open if
- * it ran, else -1. */
-static bool stop(Outgoing *o, int *fd, gint64 *stopped_at, GError **errp)
+/* From here on nobody else lets the guest run.  *reader: for its state if it ran,
+ * else NULL. */
+static bool stop(Outgoing *o, DeviceReader **reader, gint64 *stopped_at,
+                 GError **errp)
 {
     MigrationManager *m = o->m;
     bool running;
 
-    *fd = -1;
+    *reader = NULL;
     if (!emu_vm_running(m->cfg.emu, &running, errp)) {
         return false;
     }
     if (running) {
-        *fd = emu_save_devices_open(m->cfg.emu, errp);
-        if (*fd < 0) {
+        *reader = open_reader(m->cfg.emu, errp);
+        if (!*reader) {
             return false;
         }
         emu_flush_drives(m->cfg.block); /* what fails now fails again */
     }
     *stopped_at = g_get_monotonic_time();
     if (running && !emu_vm_stop(m->cfg.emu, false, errp)) {
-        close(*fd);
+        device_reader_abandon(*reader);
         return false;
     }
     o->stopped = running;
@@ -626,18 +634,18 @@ static bool stop(Outgoing *o, int *fd, gint64 *stopped_at, GError **errp)
 /* Stops the guest if it runs.  What can be done before is done before. */
 static DeviceState *stop_and_save(Outgoing *o, gint64 *stopped_at, GError **errp)
 {
+    DeviceReader *reader;
     bool ok;
-    int fd;
 
     pthread_mutex_lock(&o->m->run_lock);
-    ok = stop(o, &fd, stopped_at, errp);
+    ok = stop(o, &reader, stopped_at, errp);
     pthread_mutex_unlock(&o->m->run_lock);
     if (!ok) {
         return NULL;
     }
     migration_set_status(o->m, MIGRATION_STATUS_DEVICE);
-    if (fd >= 0) {
-        return send_while_saving(o, fd, errp);
+    if (reader) {
+        return send_while_saving(o, reader, errp);
     }
     return send_what_is_left(o, errp) ? save_devices(o, errp) : NULL;
 }

@@ -2,7 +2,9 @@
  * The RAM saver.
  *
  * Rounds: a sync of the dirty logs marks pages; iterate sends marked pages in
- * ascending order, clearing the mark first and reading the page afterwards.
+ * ascending order from where it was, in a circle, so that short rounds do not
+ * send the same first pages for ever; clearing the mark first and reading the
+ * page afterwards.
  * A page that the guest writes meanwhile may go out torn, but then the log
  * reports it at the next sync, and it is sent again.  The last sync happens
  * with the guest stopped, so the last copy of every page is whole.
@@ -390,7 +392,6 @@ bool ram_saver_sync(RamSaver *s, GError **errp)
     }
     s->sync_time = now;
     s->round_bytes = s->round_pages = 0;
-    s->block = s->page = 0;
     atomic_store(&s->remaining, marked);
     count(&s->syncs, 1);
     return true;
@@ -407,25 +408,37 @@ uint64_t ram_saver_pending(const RamSaver *s)
     return get(&s->remaining) * per_page;
 }
 
-/* Send the next marked page; false if there is none up to the end. */
-static bool send_next(RamSaver *s, QEMUFile *f)
+/* Go to the next marked page; false if there is none up to the end. */
+static bool find_marked(RamSaver *s)
 {
     for (; s->block < s->n_blocks; s->block++, s->page = 0) {
-        Bitmap *marked = s->marked[s->block];
+        const Bitmap *marked = s->marked[s->block];
 
-        if (!marked) {
-            continue;
-        }
-        s->page = bitmap_next_set(marked, s->page);
-        if (s->page < marked->size) {
-            bitmap_clear(marked, s->page);
-            send_page(s, f, &s->blocks[s->block], s->page * s->page_size);
-            s->page++;
-            return true;
+        if (marked) {
+            s->page = bitmap_next_set(marked, s->page);
+            if (s->page < marked->size) {
+                return true;
+            }
         }
     }
-    s->all_sent = true;
     return false;
+}
+
+/* Send the next marked page, after the last one from the start; false if there
+ * is none. */
+static bool send_next(RamSaver *s, QEMUFile *f)
+{
+    if (!find_marked(s)) {
+        s->all_sent = true;
+        s->block = s->page = 0;
+        if (!find_marked(s)) {
+            return false;
+        }
+    }
+    bitmap_clear(s->marked[s->block], s->page);
+    send_page(s, f, &s->blocks[s->block], s->page * s->page_size);
+    s->page++;
+    return true;
 }
 
 bool ram_saver_iterate(RamSaver *s, QEMUFile *f, bool *more, GError **errp)

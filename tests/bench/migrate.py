@@ -119,4 +119,5 @@ def main():
         rows(idle, False, FIGURES[:1], args)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -470,6 +470,54 @@ static void test_cut(void)
     }
 }
 
+/* ---- rounds that are cut short ---------------------------------------------------- */
+
+/* How many of the first pages have come. */
+static unsigned arrived(const Ends *e)
+{
+    unsigned n = 0;
+
+    while (n < PAGES && !memcmp(e->dst[1].host + n * PAGE,
+                                e->src[0].host + n * PAGE, PAGE)) {
+        n++;
+    }
+    return n;
+}
+
+static void test_circle(void)
+{
+    Ends e;
+    DirtyLog *log = fed_log_new();
+    Bitmap *written = ((FedLog *)log)->written;
+    RamSaver *s;
+    GThread *receiver;
+    bool more;
+
+    ends_open(&e, log);
+    memset(e.src[0].host, 0x11, LENGTH);
+    receiver = g_thread_new("receiver", receive, &e);
+    s = ram_saver_new(e.src, 2, PAGE, 0, NULL);
+    section(&e);
+    g_assert_true(ram_saver_setup(s, e.out, NULL));
+    qemu_file_set_rate_limit(e.out, 10 * 10 * PAGE); /* ten pages a slice */
+    for (unsigned i = 0; i < 3; i++) {
+        bitmap_set_range(written, 0, PAGES); /* the guest writes all of it */
+        g_assert_true(ram_saver_sync(s, NULL));
+        section(&e);
+        g_assert_true(ram_saver_iterate(s, e.out, &more, NULL));
+        g_assert_true(more);
+        g_assert_true(qemu_file_wait_slice(e.out, NULL));
+    }
+    qemu_put_byte(e.out, 0);
+    g_assert_true(qemu_fflush(e.out, NULL));
+    g_thread_join(receiver);
+    g_assert_cmpuint(arrived(&e), >=, 3 * 9);
+    g_assert_cmpuint(arrived(&e), <, PAGES);
+    ram_saver_free(s);
+    qemu_file_close(e.out, NULL);
+    ends_close(&e);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -490,5 +538,6 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &bad_streams[i], test_bad);
     }
     g_test_add_func("/ram/cut", test_cut);
+    g_test_add_func("/ram/circle", test_circle);
     return g_test_run();
 }
