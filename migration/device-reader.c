@@ -60,7 +60,9 @@ DeviceState *device_reader_end(DeviceReader *r, GError **error)
 
     pthread_join(r->thread, NULL);
     ds = r->ds;
-    g_propagate_error(error, r->error);
+    if (r->error) {
+        g_propagate_error(error, r->error);
+    }
     qemu_file_abandon(r->f);
     g_free(r);
     return ds;

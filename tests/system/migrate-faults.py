@@ -344,4 +344,28 @@ def a_destination_that_cannot_have_the_image_gives_the_guest_back(t):
     then_whole(t, src)
 
 
+@test(limit=240)
+def cont_at_the_very_end_takes_the_images_back(t):
+    """A completed migration into a file, and `cont' at once, with and without -b:
+    the guest's requests must find its images open."""
+    src = source(t, sizes=[8 << 20])
+    src.guest.start("memory", "memory", 8, 3, "sparse")
+    src.guest.start("disk", "shadow", 3, 2, "vda")
+    src.guest.wait("memory", 8 * 256 + 100)
+    for i in range(40 if LONG else 8):
+        src.qmp("migrate", uri="exec:cat > /dev/null", blk=i % 2 == 1)
+        while True:
+            event = src.qmp.wait_event("MIGRATION")
+            if event["data"]["status"] in ("completed", "failed"):
+                break
+        equal(event["data"]["status"], "completed")
+        src.qmp("cont")
+        equal(src.qmp("query-status")["running"], True)
+        done = src.guest.status("disk").done
+        src.guest.wait("disk", done + 1)
+        src.guest.wait("memory", src.guest.status("memory").done + 1)
+    equal(src.guest.stop("disk").errors, 0)
+    equal(src.guest.stop("memory").errors, 0)
+
+
 main()
