@@ -25,8 +25,7 @@
 
 #define BACKING_DEPTH_MAX 200
 
-/* The file on the host at the bottom of the protocols. */
-static const char *path_of(const BlockNode *bs)
+const char *bdrv_path(const BlockNode *bs)
 {
     while (bs->file) {
         bs = bs->file;
@@ -48,7 +47,7 @@ static char *resolve(const BlockNode *bs, const char *name)
     if (g_path_is_absolute(name)) {
         return g_strdup_printf("file:%s", name);
     }
-    path = path_of(bs);
+    path = bdrv_path(bs);
     folder = g_path_get_dirname(path);
     return g_strdup_printf("file:%s/%s", folder, name);
 }
@@ -57,7 +56,7 @@ static bool same_file(const BlockNode *a, const BlockNode *b)
 {
     struct stat sa, sb;
 
-    return stat(path_of(a), &sa) == 0 && stat(path_of(b), &sb) == 0 &&
+    return stat(bdrv_path(a), &sa) == 0 && stat(bdrv_path(b), &sb) == 0 &&
            sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino &&
            (!S_ISBLK(sa.st_mode) || sa.st_rdev == sb.st_rdev);
 }

@@ -120,7 +120,9 @@ const BlockDriver *bdrv_find_protocol(const char *filename, const char **path,
 const char *bdrv_probe_format(const uint8_t *buf, size_t len,
                               const BlockDriver **drv);
 
-/* backing.c: open what lies below @top, which is open; attaches bs->backing. */
+/* backing.c: the file on the host, below all protocols. */
+const char *bdrv_path(const BlockNode *bs);
+/* Open what lies below @top, which is open; attaches bs->backing. */
 bool bdrv_open_backing_chain(BlockNode *top, GError **errp);
 
 /* The protocol node alone. */

@@ -1,10 +1,13 @@
 /*
- * Live snapshots: a new overlay over the image that a drive runs from.
+ * Live snapshots: a new overlay over the image that a drive runs from; of
+ * several drives at one instant.
  *
  * The overlay is made and opened without its backing file, because that one is
  * open already, with its locks; the node that the drive had becomes its
- * backing.  The drive changes over while it is drained and flushed, so the old
- * image is complete at that instant and not written any more.
+ * backing.  The drives change over while they are drained and flushed, so the
+ * old images are complete at that instant and not written any more.  Until all
+ * are flushed nothing has changed: on an error all stay as they were, and the
+ * files that were made are removed.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -16,87 +19,113 @@
 #include <errno.h>
 #include <unistd.h>
 
-static bool make_overlay(BlockNode *under, const char *file, const char *format,
-                         GError **errp)
-{
-    g_autofree char *path = g_canonicalize_filename(bdrv_filename(under), NULL);
+/* One drive's part. */
+typedef struct {
+    const BlockSnapshot *want;
+    BlockNode *under;   /* owned: what the drive runs from */
+    BlockNode *overlay; /* owned: what it shall run from */
+    bool made;          /* the file is ours to remove */
+} Part;
 
-    return bdrv_create(file, format, bdrv_length(under), path,
-                       bdrv_format_name(under), errp);
+static bool make_overlay(Part *p, GError **errp)
+{
+    g_autofree char *path = g_canonicalize_filename(bdrv_path(p->under), NULL);
+
+    p->made = bdrv_create(p->want->file, p->want->format, bdrv_length(p->under),
+                          path, bdrv_format_name(p->under), errp);
+    return p->made;
 }
 
-static BlockNode *open_overlay(BlockNode *under, const char *file,
-                               const char *format, GError **errp)
+static bool open_overlay(Part *p, GError **errp)
 {
-    int flags = (bdrv_open_flags(under) & ~BDRV_O_PROBED) | BDRV_O_NO_BACKING;
-    g_autoptr(BlockNode) bs = bdrv_open(file, format, flags, errp);
+    int flags = (bdrv_open_flags(p->under) & ~BDRV_O_PROBED) | BDRV_O_NO_BACKING;
+    const char *file = p->want->file;
 
-    if (!bs) {
-        return NULL;
+    p->overlay = bdrv_open(file, p->want->format, flags, errp);
+    if (!p->overlay) {
+        return false;
     }
-    if (!bs->drv->change_backing_file) {
+    if (!p->overlay->drv->change_backing_file) {
         g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED,
-                    "format '%s' has no backing files", format);
-        return NULL;
+                    "format '%s' has no backing files", p->want->format);
+        return false;
     }
-    if (bdrv_length(bs) != bdrv_length(under)) {
+    if (bdrv_length(p->overlay) != bdrv_length(p->under)) {
         error_set(errp, "'%s' has %" G_GINT64_FORMAT " bytes, but the drive has %"
-                  G_GINT64_FORMAT, file, bdrv_length(bs), bdrv_length(under));
-        return NULL;
+                  G_GINT64_FORMAT, file, bdrv_length(p->overlay),
+                  bdrv_length(p->under));
+        return false;
     }
-    return g_steal_pointer(&bs);
+    return true;
 }
 
-/* @overlay is put on; the drive is claimed. */
-static bool change_over(BlockBackend *blk, BlockNode *under, BlockNode *overlay,
-                        GError **errp)
+static bool prepare(Part *p, GError **errp)
 {
-    int ret;
+    BlockBackend *blk = p->want->blk;
 
-    blk_drained_begin(&blk, 1);
-    ret = bdrv_flush(under);
-    if (ret == 0) {
-        bdrv_set_backing(overlay, bdrv_ref(under));
-        blk_set_node(blk, overlay);
-    }
-    blk_drained_end(&blk, 1);
-    if (ret < 0) {
-        error_set_errno(errp, -ret, "'%s': flush failed", bdrv_filename(under));
-    }
-    return ret == 0;
-}
-
-static bool snapshot_claimed(BlockBackend *blk, const char *file,
-                             const char *format, bool existing, GError **errp)
-{
-    g_autoptr(BlockNode) under = blk_get_node(blk), overlay = NULL;
-    bool ok;
-
-    if (!under || bdrv_is_read_only(under)) {
-        error_set(errp, "Device '%s' %s", blk_name(blk), under ?
+    p->under = blk_get_node(blk);
+    if (!p->under || bdrv_is_read_only(p->under)) {
+        error_set(errp, "Device '%s' %s", blk_name(blk), p->under ?
                   "is read-only" : "has no medium");
         return false;
     }
-    if (!existing && !make_overlay(under, file, format, errp)) {
-        return false;
-    }
-    overlay = open_overlay(under, file, format, errp);
-    ok = overlay && change_over(blk, under, overlay, errp);
-    if (!ok && !existing) {
-        unlink(file);
-    }
-    return ok;
+    return (p->want->existing || make_overlay(p, errp)) && open_overlay(p, errp);
 }
 
-bool block_snapshot(BlockBackend *blk, const char *file, const char *format,
-                    bool existing, GError **errp)
+static void forget(Part *p, bool ok)
 {
-    bool ok;
+    const char *path = NULL;
 
-    if (!blk_claim(blk, "snapshot", errp)) {
-        return false;
+    if (p->made && !ok && bdrv_find_protocol(p->want->file, &path, NULL)) {
+        unlink(path);
     }
-    ok = snapshot_claimed(blk, file, format, existing, errp);
-    blk_release(blk);
+    g_clear_pointer(&p->overlay, bdrv_unref);
+    g_clear_pointer(&p->under, bdrv_unref);
+}
+
+/* The overlays are put on; the drives are claimed. */
+static bool change_over(Part *parts, size_t n, GError **errp)
+{
+    g_autofree BlockBackend **blks = g_new(BlockBackend *, n);
+    int ret = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        blks[i] = parts[i].want->blk;
+    }
+    blk_drained_begin(blks, n);
+    for (size_t i = 0; i < n && ret == 0; i++) {
+        ret = bdrv_flush(parts[i].under);
+        if (ret < 0) {
+            error_set_errno(errp, -ret, "'%s': flush failed",
+                            bdrv_filename(parts[i].under));
+        }
+    }
+    for (size_t i = 0; i < n && ret == 0; i++) {
+        bdrv_set_backing(parts[i].overlay, bdrv_ref(parts[i].under));
+        blk_set_node(blks[i], parts[i].overlay);
+    }
+    blk_drained_end(blks, n);
+    return ret == 0;
+}
+
+bool block_snapshot(const BlockSnapshot *snapshots, size_t n, GError **errp)
+{
+    g_autofree Part *parts = g_new0(Part, n);
+    size_t claimed = 0;
+    bool ok = true;
+
+    while (ok && claimed < n) {
+        parts[claimed].want = &snapshots[claimed];
+        ok = blk_claim(snapshots[claimed].blk, "snapshot", errp);
+        claimed += ok;
+    }
+    for (size_t i = 0; i < n && ok; i++) {
+        ok = prepare(&parts[i], errp);
+    }
+    ok = ok && change_over(parts, n, errp);
+    for (size_t i = 0; i < claimed; i++) {
+        forget(&parts[i], ok);
+        blk_release(snapshots[i].blk);
+    }
     return ok;
 }

@@ -218,15 +218,6 @@ static const BlockJobOps stream_ops = {
 
 /* ---- start -------------------------------------------------------------------------- */
 
-/* Of a backing file, without the protocol; g_free. */
-static char *path_of(BlockNode *bs)
-{
-    const char *name = bdrv_filename(bs);
-
-    return g_canonicalize_filename(
-        g_str_has_prefix(name, "file:") ? name + strlen("file:") : name, NULL);
-}
-
 /* @name as the image above has it, or a path. */
 static bool find_base(Stream *s, const char *name, GError **errp)
 {
@@ -235,7 +226,8 @@ static bool find_base(Stream *s, const char *name, GError **errp)
     for (BlockNode *bs = s->top; bs->backing; bs = bs->backing) {
         const char *format, *given = bs->drv->backing_file ?
             bs->drv->backing_file(bs, &format) : NULL;
-        g_autofree char *path = path_of(bs->backing);
+        g_autofree char *path =
+            g_canonicalize_filename(bdrv_path(bs->backing), NULL);
 
         if (!g_strcmp0(given, name) || !strcmp(path, wanted)) {
             s->base = bdrv_ref(bs->backing);

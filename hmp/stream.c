@@ -31,18 +31,22 @@ void hmp_block_stream_cancel(HmpContext *ctx, const HmpArgs *args)
 
 void hmp_snapshot_blkdev(HmpContext *ctx, const HmpArgs *args)
 {
-    const char *file = hmp_args_str(args, "snapshot-file");
+    /* The strings are borrowed; the command changes nothing. */
+    SidecarSnapshot arg = {
+        .device = (char *)hmp_args_str(args, "device"),
+        .snapshot_file = (char *)hmp_args_str(args, "snapshot-file"),
+        .format = (char *)hmp_args_str(args, "format"),
+        .has_mode = true,
+        .mode = hmp_args_bool(args, "reuse") ? SIDECAR_SNAPSHOT_MODE_EXISTING
+                                             : SIDECAR_SNAPSHOT_MODE_ABSOLUTE_PATHS,
+    };
     GError *err = NULL;
 
-    if (!file) {
+    if (!arg.snapshot_file) {
         g_string_append(ctx->out, "Error: Parameter 'snapshot-file' is missing\n");
         return;
     }
-    qmp_blockdev_snapshot_sync(ctx->mon, hmp_args_str(args, "device"), NULL, file,
-                               NULL, hmp_args_str(args, "format"), true,
-                               hmp_args_bool(args, "reuse") ?
-                               SIDECAR_SNAPSHOT_MODE_EXISTING :
-                               SIDECAR_SNAPSHOT_MODE_ABSOLUTE_PATHS, &err);
+    qmp_blockdev_snapshot_sync(ctx->mon, &arg, &err);
     hmp_report_error(ctx, err);
 }
 

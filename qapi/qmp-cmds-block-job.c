@@ -1,5 +1,5 @@
 /*
- * Streaming, snapshots, block jobs: done by block/ for drives of ours, passed on
+ * Streaming and block jobs: done by block/ for drives of ours, passed on
  * to QEMU for its own.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -71,32 +71,6 @@ BlockStreamInfoList *qmp_query_block_stream(Monitor *mon, GError **errp)
         tail = &(*tail)->next;
     }
     return list;
-}
-
-/* ---- snapshots ---------------------------------------------------------------------- */
-
-bool qmp_blockdev_snapshot_sync(Monitor *mon, const char *device,
-                                const char *node_name, const char *snapshot_file,
-                                const char *snapshot_node_name,
-                                const char *format, bool has_mode,
-                                SidecarSnapshotMode mode, GError **errp)
-{
-    BlockBackend *blk = own_drive(mon, device, node_name);
-    json_object *args;
-
-    if (blk) {
-        return block_snapshot(blk, snapshot_file, format ? format : "qcow2",
-                              has_mode && mode == SIDECAR_SNAPSHOT_MODE_EXISTING,
-                              errp);
-    }
-    args = json_object_new_object();
-    monitor_add_string(args, "device", device);
-    monitor_add_string(args, "node-name", node_name);
-    monitor_add_string(args, "snapshot-file", snapshot_file);
-    monitor_add_string(args, "snapshot-node-name", snapshot_node_name);
-    monitor_add_string(args, "format", format);
-    monitor_add_string(args, "mode", has_mode ? SidecarSnapshotMode_str(mode) : NULL);
-    return monitor_pass_on(mon, "blockdev-snapshot-sync", device, args, errp);
 }
 
 /* ---- jobs ----------------------------------------------------------------------------- */

@@ -92,9 +92,16 @@ bool block_stream_start(BlockJobSet *set, BlockBackend *blk, const char *base,
 /*
  * Live snapshot: put a new image of @format at @file over the one that @blk
  * runs from, which becomes its backing file.  @existing: the file is there
- * already.  Waits for requests in flight; not on the main thread.
+ * already.
  */
-bool block_snapshot(BlockBackend *blk, const char *file, const char *format,
-                    bool existing, GError **errp);
+typedef struct {
+    BlockBackend *blk;
+    const char *file, *format;
+    bool existing;
+} BlockSnapshot;
+
+/* Of all these drives at one instant, or of none.  Waits for requests in flight;
+ * not on the main thread. */
+bool block_snapshot(const BlockSnapshot *snapshots, size_t n, GError **errp);
 
 #endif

@@ -408,7 +408,8 @@ static void *administer(void *opaque)
 
     for (unsigned i = 0;; i++) {
         if (i == a->until_snapshot) {
-            block_snapshot(a->blk, a->over, "qcow2", false, NULL);
+            block_snapshot(&(BlockSnapshot){ a->blk, a->over, "qcow2", false }, 1,
+                           NULL);
         }
         block_stream_start(jobs, a->blk, NULL, 1 << (20 + i % 4), NULL);
         g_usleep(1000 << i % 8);

@@ -197,7 +197,7 @@ static void do_snapshot(Drive *d)
         g_assert_true(qcow2_create_with(name, bdrv_length(under), top_of(d), "qcow2",
                                         o, NULL));
     }
-    block_snapshot(d->blk, name, "qcow2", existing, &err);
+    block_snapshot(&(BlockSnapshot){ d->blk, name, "qcow2", existing }, 1, &err);
     g_assert_no_error(err);
     g_ptr_array_add(d->files, g_steal_pointer(&name));
     d->snapshots++;

@@ -275,7 +275,8 @@ static void test_hammered(Fixture *f, gconstpointer rules)
     check_drains(f);
     for (unsigned i = 0; i < G_N_ELEMENTS(files); i++) {
         files[i] = g_strdup_printf("%s/over%u.qcow2", f->dir, i);
-        block_snapshot(f->blk, files[i], "qcow2", false, &err);
+        block_snapshot(&(BlockSnapshot){ f->blk, files[i], "qcow2", false }, 1,
+                       &err);
         g_assert_no_error(err);
         g_assert_true(block_stream_start(f->jobs, f->blk, NULL, 0, &err));
         g_assert_cmpint(wait_ended(f, i + 1), ==, BLOCK_JOB_DONE);

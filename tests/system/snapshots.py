@@ -1,0 +1,147 @@
+#!/usr/bin/python3
+# timeout: 300
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Live snapshots of several drives at one instant, and what QEMU must not do to
+a drive of the sidecar behind its back: an image that QEMU puts over it would get
+the guest's writes, and no backup would see them."""
+
+import json
+import os
+
+from lib.backup import Cut, leftovers
+from lib.guest import make_image
+from lib.tap import contains, equal, main, test
+from lib.vm import VM
+
+MIB = 1 << 20
+SIZES = [2 * MIB, MIB + 512 * 11, MIB]
+DRIVES = ["vda", "vdb", "vdc"]
+
+
+def action(device, path, **more):
+    return {"type": "blockdev-snapshot-sync",
+            "data": {"device": device, "snapshot-file": path, **more}}
+
+
+def transaction(vm, *actions):
+    return vm.qmp.receive(vm.qmp.send("transaction", {"actions": list(actions)}))
+
+
+def refused(vm, *actions):
+    try:
+        transaction(vm, *actions)
+    except vm.qmp_error as error:
+        return error
+    raise AssertionError(f"{actions} were not refused")
+
+
+def info(t, path):
+    return json.loads(t.run("qemu-img", "info", "-U", "--output=json", path))
+
+
+def images(vm):
+    return {b["device"]: b["inserted"]["file"] for b in vm.qmp("query-block")}
+
+
+@test
+def a_transaction_is_one_instant_of_all_drives(t):
+    vm = VM(t, sizes=SIZES).start()
+    cut = Cut(vm.guest, 77, 100, SIZES)
+    cut.start(*DRIVES)
+    below = vm.images
+    for i in range(2):
+        vm.guest.wait("seq", vm.guest.status("seq").done + 100)
+        over = [t.path(f"over{i}-{d}.qcow2") for d in range(3)]
+        cut.before()
+        equal(transaction(vm, *(action(f"drive{d}", over[d]) for d in range(3))), {})
+        cut.after()
+        vm.guest.wait("seq", cut.high + 100)
+        flat = [t.path(f"flat{i}-{d}") for d in range(3)]
+        for d in range(3):
+            t.run("qemu-img", "convert", "-U", "-O", "raw", "-f",
+                  "qcow2" if i else "raw", below[d], flat[d])
+            equal(info(t, over[d])["full-backing-filename"], below[d])
+        cut.check(flat)
+        below = over
+    vm.guest.stop("seq")
+    vm.quit()
+    for path in below:
+        t.run("qemu-img", "check", "-q", path)
+
+
+@test
+def all_drives_or_none(t):
+    vm = VM(t, sizes=SIZES[:2], guest=False).start()
+    before = images(vm)
+    there = make_image(t.path("there"), 5)
+    names = os.listdir(t.dir)
+    for bad in (action("drive1", there), action("drive1", t.path("no/where")),
+                action("drive1", t.path("b"), format="raw"),
+                action("drive1", t.path("b"), mode="neither"),
+                action("drive1", t.path("b"), colour="blue"),
+                action("drive0", t.path("b")), {"type": "abort", "data": {}},
+                {"type": "blockdev-snapshot-sync", "data": {"device": "drive1"}},
+                {"type": "blockdev-snapshot-sync", "data": 5}, 7, {}):
+        for order in (1, -1):
+            error = refused(vm, *[action("drive0", t.path("a")), bad][::order])
+            equal(leftovers(t.dir, *names), [], str(error))
+    equal(images(vm), before)
+    equal(transaction(vm, action("drive0", t.path("a")), action("drive1", t.path("b"))), {})
+    equal(images(vm), {"drive0": t.path("a"), "drive1": t.path("b")})
+    vm.quit()
+
+
+@test
+def qemus_own_drives_have_qemus_transactions(t):
+    """As without the sidecar, with QEMU's words for what is wrong."""
+    own = f"if=none,id=own,format=raw,snapshot=on,file={make_image(t.path('own'), MIB)}"
+    replies = []
+    for sidecar in (True, False):
+        vm = VM(t, drives=[own], guest=False, sidecar=sidecar,
+                name=f"vm{sidecar}").start()
+        mine = []
+        for actions in ([], [action("own", t.path(f"o{sidecar}"))],
+                        [{"type": "abort", "data": {}}], [action("nix", t.path("x"))],
+                        [{"type": "nix", "data": {}}]):
+            try:
+                mine.append(transaction(vm, *actions))
+            except vm.qmp_error as error:
+                mine.append((error.cls, error.desc))
+        replies.append(mine)
+        vm.quit()
+    equal(replies[0], replies[1])
+
+
+@test
+def qemu_puts_no_image_over_a_drive_of_the_sidecar(t):
+    vm = VM(t, sizes=[MIB], guest=False).start()
+    over = t.path("over.qcow2")
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", over, str(MIB))
+    vm.qmp("blockdev-add", driver="qcow2", node_name="over",
+           file={"driver": "file", "filename": over}, backing=None)
+    node = vm.qmp("query-block")[0]["inserted"]["node-name"]
+    for name in ("drive0", node):
+        data = {"node": name, "overlay": "over"}
+        error = vm.qmp.error("blockdev-snapshot", **data)
+        equal(error.cls, "NotSupported")
+        contains(error.desc, "drive0")
+        error = refused(vm, {"type": "blockdev-snapshot", "data": data})
+        contains(error.desc, "drive0")
+    equal(images(vm), {"drive0": vm.images[0]})
+    vm.quit()
+
+
+@test
+def names_with_a_protocol_and_in_other_folders(t):
+    """The chain can be opened again, from anywhere."""
+    vm = VM(t, drives=[f"if=virtio,id=d,format=raw,file=file:{make_image(t.path('a'), MIB)}"],
+            guest=False).start()
+    vm.qmp("blockdev-snapshot-sync", device="d", snapshot_file=f"file:{t.path('b')}")
+    vm.qmp("blockdev-snapshot-sync", device="d", snapshot_file=f"file:{t.path('c')}")
+    vm.quit()
+    equal([info(t, t.path(x))["full-backing-filename"] for x in "bc"],
+          [t.path("a"), t.path("b")])
+    t.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", t.path("c"), t.path("a"))
+
+
+main()
