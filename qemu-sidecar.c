@@ -17,6 +17,7 @@
  */
 #include "emulator/cmdline.h"
 #include "emulator/daemon.h"
+#include "emulator/drive-watch.h"
 #include "emulator/drives.h"
 #include "emulator/guest-ram.h"
 #include "emulator/monitors.h"
@@ -43,6 +44,7 @@ typedef struct {
     OwnOptions options;
     EmuCmdline *cl;
     EmuMonitors *monitors; /* chardevs, until they are served */
+    DriveWatch *watch;
     int daemon_fd;         /* of -daemonize, else -1 */
     sigset_t old_mask;
     int signal_fd;
@@ -366,6 +368,7 @@ static bool start_qemu(Program *p, GError **errp)
     }
     p->sc.monitors = monitor_set_new(&p->sc);
     block_context_set_corrupt_fn(p->sc.block, on_corrupt_image, p);
+    p->watch = drive_watch_new(&p->sc);
     p->sc.jobs = block_job_set_new(on_job_ended, p);
     start_migration(p);
     return emu_start(p->sc.emu, &start, errp);
@@ -445,6 +448,7 @@ static bool stop(Program *p)
     if (p->sc.block) { /* requests may still be under way */
         block_context_set_corrupt_fn(p->sc.block, NULL, NULL);
     }
+    g_clear_pointer(&p->watch, drive_watch_free);
     g_clear_pointer(&p->sc.monitors, monitor_set_free);
     g_clear_pointer(&p->sc.migration, migration_manager_free);
     g_clear_pointer(&p->sc.jobs, block_job_set_free);

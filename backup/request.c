@@ -130,11 +130,30 @@ static bool add_configs(BackupJob *job, const char *const *paths, GError **errp)
 
 /* ---- drives ------------------------------------------------------------------ */
 
+static bool check_use(BlockBackend *blk, GError **errp)
+{
+    switch (blk_use(blk)) {
+    case BLK_GONE:
+        g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_DEVICE_NOT_FOUND,
+                    "Device '%s' not found", blk_name(blk));
+        return false;
+    case BLK_MOVED:
+        error_set(errp, "Device '%s' runs from an image of QEMU's own now, which can't "
+                  "be backed up", blk_name(blk));
+        return false;
+    default:
+        return true;
+    }
+}
+
 /* A drive that can be backed up; its node, or NULL and an error. */
 static BlockNode *usable_node(BlockBackend *blk, GError **errp)
 {
     g_autoptr(BlockNode) node = blk_get_node(blk);
 
+    if (!check_use(blk, errp)) {
+        return NULL;
+    }
     if (!node) {
         error_set(errp, "Device '%s' has no medium", blk_name(blk));
         return NULL;
@@ -199,6 +218,11 @@ static bool find_all(BlockContext *ctx, GPtrArray *found, GError **errp)
         BlockBackend *blk = g_ptr_array_index(all, i);
         g_autoptr(BlockNode) node = usable_node(blk, NULL);
 
+        /* "All drives" must not leave one out without a word. */
+        if (blk_use(blk) == BLK_MOVED && !check_use(blk, errp)) {
+            g_prefix_error(errp, "name the drives to back up: ");
+            return false;
+        }
         if (node) {
             g_ptr_array_add(found, blk);
         }

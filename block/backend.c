@@ -67,14 +67,18 @@ struct BlockBackend {
     pthread_cond_t idle;   /* a shard's in_flight became 0 while closed */
     pthread_cond_t opened; /* closed became 0 */
     const char *owner;     /* of the claim; guarded by lock */
+    bool tell_release;     /* lock */
     _Atomic bool removable;
+    _Atomic BlkUse use;
 };
 
 struct BlockContext {
     GPtrArray *backends; /* main thread */
-    pthread_mutex_t lock;    /* held over the call of corrupt; no other inside */
+    pthread_mutex_t lock;    /* held over the calls below; no other of ours inside */
     BlockCorruptFn *corrupt; /* lock; or NULL */
     void *corrupt_opaque;    /* lock */
+    BlockReleasedFn *released; /* lock; or NULL */
+    void *released_opaque;     /* lock */
 };
 
 /* ---- the gate -------------------------------------------------------- */
@@ -479,6 +483,40 @@ void blk_set_write_hook(BlockBackend *blk, const BlockWriteHook *hook,
     blk->hook_opaque = opaque;
 }
 
+BlkUse blk_use(const BlockBackend *blk)
+{
+    return atomic_load(&blk->use);
+}
+
+void blk_set_use(BlockBackend *blk, BlkUse use)
+{
+    atomic_store(&blk->use, use);
+}
+
+void block_context_set_released_fn(BlockContext *ctx, BlockReleasedFn *fn,
+                                   void *opaque)
+{
+    pthread_mutex_lock(&ctx->lock);
+    ctx->released = fn;
+    ctx->released_opaque = opaque;
+    pthread_mutex_unlock(&ctx->lock);
+}
+
+bool blk_claim_or_hear(BlockBackend *blk, const char *owner)
+{
+    bool ok;
+
+    pthread_mutex_lock(&blk->lock);
+    ok = !blk->owner;
+    if (ok) {
+        blk->owner = owner;
+    } else {
+        blk->tell_release = true;
+    }
+    pthread_mutex_unlock(&blk->lock);
+    return ok;
+}
+
 bool blk_claim(BlockBackend *blk, const char *owner, GError **errp)
 {
     const char *other;
@@ -496,9 +534,27 @@ bool blk_claim(BlockBackend *blk, const char *owner, GError **errp)
     return !other;
 }
 
+static void tell_released(BlockBackend *blk)
+{
+    BlockContext *ctx = blk->ctx;
+
+    pthread_mutex_lock(&ctx->lock);
+    if (ctx->released) {
+        ctx->released(ctx->released_opaque, blk->name);
+    }
+    pthread_mutex_unlock(&ctx->lock);
+}
+
 void blk_release(BlockBackend *blk)
 {
+    bool tell;
+
     pthread_mutex_lock(&blk->lock);
     blk->owner = NULL;
+    tell = blk->tell_release;
+    blk->tell_release = false;
     pthread_mutex_unlock(&blk->lock);
+    if (tell) {
+        tell_released(blk);
+    }
 }

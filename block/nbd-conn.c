@@ -119,8 +119,9 @@ void nbd_conn_unref(NbdConn *conn)
     conn_free(conn);
 }
 
-/* The owner's last act.  Requests that still run keep the socket open. */
-static void take_down(NbdConn *conn)
+/* The owner's last act.  Requests that still run keep the socket open.
+ * @goodbye: the client has said so. */
+static void end_conn(NbdConn *conn, bool goodbye)
 {
     NbdServer *srv = conn->srv;
 
@@ -129,9 +130,17 @@ static void take_down(NbdConn *conn)
     conn->deadline = 0;
     if (conn->exp) {
         conn->exp->connections--;
+        if (goodbye && srv->goodbye) {
+            srv->goodbye(srv->goodbye_opaque, conn->exp->name);
+        }
     }
     pthread_mutex_unlock(&srv->lock);
     nbd_conn_unref(conn);
+}
+
+static void take_down(NbdConn *conn)
+{
+    end_conn(conn, false);
 }
 
 void nbd_conn_close_locked(NbdConn *conn, bool hard)
@@ -380,7 +389,7 @@ static bool next_request(NbdConn *conn, NbdBuffer **buffer, bool wait,
     *job = conn->job;
     conn->head_have = 0;
     if (job->req.type == NBD_CMD_DISC) {
-        take_down(conn);
+        end_conn(conn, true);
         return false;
     }
     return true;

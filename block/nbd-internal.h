@@ -190,6 +190,8 @@ struct NbdServer {
     bool listen_paused;  /* out of descriptors; goes on at the next tick */
     bool ticking;
     pid_t allowed_pid;
+    NbdGoodbyeFn *goodbye; /* called with the lock held; or NULL */
+    void *goodbye_opaque;
 };
 
 /* nbd-server.c: exports.  The caller of find gets a reference. */

@@ -162,6 +162,14 @@ bool nbd_server_add(NbdServer *srv, const char *name, BlockBackend *blk,
     return ok;
 }
 
+void nbd_server_set_goodbye_fn(NbdServer *srv, NbdGoodbyeFn *fn, void *opaque)
+{
+    pthread_mutex_lock(&srv->lock);
+    srv->goodbye = fn;
+    srv->goodbye_opaque = opaque;
+    pthread_mutex_unlock(&srv->lock);
+}
+
 /* Lock held; @exp NULL: all. */
 static void close_clients(NbdServer *srv, const NbdExport *exp, bool hard)
 {

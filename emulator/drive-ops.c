@@ -69,6 +69,13 @@ static char *find_in_qemu(Sidecar *sc, const char *id, const char *node_name)
     return name;
 }
 
+static bool is_ours(Sidecar *sc, const char *name)
+{
+    BlockBackend *blk = blk_by_name(sc->block, name);
+
+    return blk && blk_use(blk) == BLK_USED;
+}
+
 char *emu_drive_name(Sidecar *sc, const char *device, const char *id,
                      const char *node_name)
 {
@@ -78,7 +85,7 @@ char *emu_drive_name(Sidecar *sc, const char *device, const char *id,
         return NULL;
     }
     name = device ? g_strdup(device) : find_in_qemu(sc, id, node_name);
-    return name && blk_by_name(sc->block, name) ? g_steal_pointer(&name) : NULL;
+    return name && is_ours(sc, name) ? g_steal_pointer(&name) : NULL;
 }
 
 /* Claimed, or NULL. */

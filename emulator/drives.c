@@ -110,12 +110,23 @@ bool emu_export_drives(const EmuCmdline *cl, BlockContext *ctx, NbdServer *nbd,
     return true;
 }
 
+/* A copy of the drives would lack one whose image is not ours any more. */
+static bool claim_drive(BlockBackend *blk, GError **errp)
+{
+    if (blk_use(blk) == BLK_MOVED) {
+        error_set(errp, "Device '%s' runs from an image of QEMU's own now",
+                  blk_name(blk));
+        return false;
+    }
+    return blk_claim(blk, "migration", errp);
+}
+
 bool emu_claim_drives(BlockContext *ctx, GError **errp)
 {
     g_autoptr(GPtrArray) all = blk_all(ctx);
 
     for (guint i = 0; i < all->len; i++) {
-        if (!blk_claim(g_ptr_array_index(all, i), "migration", errp)) {
+        if (!claim_drive(g_ptr_array_index(all, i), errp)) {
             while (i-- > 0) {
                 blk_release(g_ptr_array_index(all, i));
             }

@@ -259,5 +259,21 @@ void blk_drained_end(BlockBackend *const *blks, size_t n);
  */
 bool blk_claim(BlockBackend *blk, const char *owner, GError **errp);
 void blk_release(BlockBackend *blk);
+/* The same, but if somebody else has it: false, and when he releases it the
+ * function below is called, once.  That may be on any thread, and under the lock
+ * of a set of jobs: it only passes the word on.  NULL takes it off. */
+bool blk_claim_or_hear(BlockBackend *blk, const char *owner);
+typedef void BlockReleasedFn(void *opaque, const char *device);
+void block_context_set_released_fn(BlockContext *ctx, BlockReleasedFn *fn,
+                                   void *opaque);
+
+/* A drive that the VM does not use any more (for ever; it has no node then). */
+typedef enum {
+    BLK_USED,
+    BLK_GONE,  /* there is no such drive any more */
+    BLK_MOVED, /* there is, but it runs from an image that is not ours */
+} BlkUse;
+BlkUse blk_use(const BlockBackend *blk);
+void blk_set_use(BlockBackend *blk, BlkUse use);
 
 #endif

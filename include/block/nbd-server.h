@@ -51,6 +51,13 @@ void nbd_server_drop_clients(NbdServer *srv, const char *name);
 /* How many connections an export has now. */
 unsigned nbd_server_connections(NbdServer *srv, const char *name);
 
+/* A client of export @name has ended its connection itself, by the protocol's
+ * own request for that: QEMU does so when it needs the export no more.  Called on
+ * a worker's thread, with the server's lock held: @fn only passes the word on and
+ * calls nothing of the server.  NULL takes it off. */
+typedef void NbdGoodbyeFn(void *opaque, const char *name);
+void nbd_server_set_goodbye_fn(NbdServer *srv, NbdGoodbyeFn *fn, void *opaque);
+
 /* Close everything, wait for requests in flight, end the workers.  A client
  * that does not read its answers is given two seconds; a request that waits
  * for a drained drive or in a write hook is waited for: end those first. */
