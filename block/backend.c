@@ -57,6 +57,7 @@ struct BlockBackend {
     /* Written with the gate closed and under lock; read inside the gate or
      * under lock. */
     BlockNode *node; /* owned, or NULL */
+    int medium_flags; /* of it, or of the last one */
     const BlockWriteHook *hook;
     void *hook_opaque;
 
@@ -399,6 +400,14 @@ BlockBackend *blk_by_name(BlockContext *ctx, const char *name)
     return NULL;
 }
 
+static void put_node(BlockBackend *blk, BlockNode *node)
+{
+    blk->node = node ? bdrv_ref(node) : NULL;
+    if (node) {
+        blk->medium_flags = bdrv_open_flags(node);
+    }
+}
+
 BlockBackend *blk_new(BlockContext *ctx, const char *name, BlockNode *node,
                       GError **errp)
 {
@@ -411,7 +420,7 @@ BlockBackend *blk_new(BlockContext *ctx, const char *name, BlockNode *node,
     blk = block_alloc_aligned(_Alignof(BlockBackend), sizeof(*blk));
     blk->name = g_strdup(name);
     blk->ctx = ctx;
-    blk->node = node ? bdrv_ref(node) : NULL;
+    put_node(blk, node);
     pthread_mutex_init(&blk->lock, NULL);
     pthread_cond_init(&blk->idle, NULL);
     pthread_cond_init(&blk->opened, NULL);
@@ -460,9 +469,19 @@ void blk_set_node(BlockBackend *blk, BlockNode *node)
     g_return_if_fail(atomic_load(&blk->closed));
     pthread_mutex_lock(&blk->lock);
     old = blk->node;
-    blk->node = node ? bdrv_ref(node) : NULL;
+    put_node(blk, node);
     pthread_mutex_unlock(&blk->lock);
     bdrv_unref(old); /* may flush: not under the lock */
+}
+
+int blk_medium_flags(BlockBackend *blk)
+{
+    int flags;
+
+    pthread_mutex_lock(&blk->lock);
+    flags = blk->medium_flags;
+    pthread_mutex_unlock(&blk->lock);
+    return flags;
 }
 
 bool blk_is_removable(const BlockBackend *blk)

@@ -291,8 +291,7 @@ static bool qemu_insert(Sidecar *sc, const char *device, const char *filename,
 /* As the medium before, or as asked for. */
 static int new_flags(BlockBackend *blk, const char *read_only)
 {
-    g_autoptr(BlockNode) old = blk_get_node(blk);
-    int flags = old ? bdrv_open_flags(old) & ~BDRV_O_PROBED : 0;
+    int flags = blk_medium_flags(blk) & ~BDRV_O_PROBED;
 
     if (!g_strcmp0(read_only, "read-write")) {
         return flags | BDRV_O_RDWR;

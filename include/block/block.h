@@ -202,6 +202,9 @@ const char *blk_name(const BlockBackend *blk);
 BlockNode *blk_get_node(BlockBackend *blk);
 /* Put in another node (NULL: eject).  The backend must be drained. */
 void blk_set_node(BlockBackend *blk, BlockNode *node);
+/* bdrv_open_flags of its node; for an empty drive, of the last one it had (0: it
+ * never had one). */
+int blk_medium_flags(BlockBackend *blk);
 bool blk_is_removable(const BlockBackend *blk);
 void blk_set_removable(BlockBackend *blk, bool removable);
 

@@ -152,6 +152,35 @@ def a_floppy_that_may_be_written_to(t):
 
 
 @test
+def a_drive_that_was_emptied_takes_a_medium_like_the_one_before(t):
+    """To be written to, and past the page cache, although it had none in between."""
+    one, two = medium(t, "one", 65, 1440 << 10), medium(t, "two", 66, 1440 << 10)
+    seen = []
+    for sidecar in (True, False):
+        vm = VM(t, guest=False, sidecar=sidecar, name=f"vm{sidecar}", machine="pc",
+                options=["-drive",
+                         f"if=floppy,format=raw,cache=none,file={one}"]).start()
+        vm.qmp("eject", device="floppy0")
+        vm.qmp("blockdev-change-medium", device="floppy0", filename=two, format="raw")
+        equal(block(vm, "floppy0")["inserted"]["ro"], False)
+        vm.qmp.hmp('qemu-io floppy0 "write -q -P 90 0 512"')
+        seen.append(block(vm, "floppy0")["inserted"]["cache"])
+        if sidecar:
+            pid = vm.process.pid
+            fd, = [fd for fd in os.listdir(f"/proc/{pid}/fd")
+                   if os.readlink(f"/proc/{pid}/fd/{fd}") == two]
+            with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as f:
+                flags = int(f.read().split("flags:")[1].split()[0], 8)
+            equal(flags & os.O_DIRECT, os.O_DIRECT)
+        vm.quit()
+        with open(two, "r+b") as f:
+            equal(f.read(512), b"Z" * 512)
+            f.seek(0)
+            f.write(b"B" * 512)
+    equal(seen[0], seen[1], "the cache that QEMU shows")
+
+
+@test
 def the_human_monitor_does_the_same(t):
     one, two = medium(t, "one", 65), medium(t, "two", 66)
     vm = VM(t, sizes=[MIB], guest=False, options=["-cdrom", one]).start()
