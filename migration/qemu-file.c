@@ -21,7 +21,10 @@
 #include <string.h>
 #include <time.h>
 
-#define BUFFER_SIZE (1024 * 1024)
+/* Small enough that the receiver works on one while the next is filled, and that it
+ * stays in the processor's cache: 16 MiB of pages through a socket take 6 ms where 1 MiB
+ * takes 9 and 32 KiB takes 9. */
+#define BUFFER_SIZE (128 * 1024)
 #define RESERVE_MAX (64 * 1024)
 #define SLICE_US (100 * 1000)
 

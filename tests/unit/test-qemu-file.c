@@ -127,13 +127,21 @@ static void test_reader_gone(void)
     g_assert_cmpstr(err->message, ==, "out: write: Broken pipe");
 }
 
+/* Its error, or NULL at a clean end. */
+static GError *end_of(QEMUFile *f)
+{
+    const GError *error = qemu_file_error(f);
+
+    return error ? g_error_copy(error) : NULL;
+}
+
 static gpointer read_for_ever(gpointer data)
 {
     uint8_t b[100];
 
     while (qemu_get_some(data, b, sizeof(b)) > 0) {
     }
-    return g_error_copy(qemu_file_error(data));
+    return end_of(data);
 }
 
 static gpointer write_for_ever(gpointer data)
@@ -141,7 +149,7 @@ static gpointer write_for_ever(gpointer data)
     while (qemu_file_ok(data, NULL)) {
         qemu_put_be64(data, 1);
     }
-    return g_error_copy(qemu_file_error(data));
+    return end_of(data);
 }
 
 static void test_shutdown(gconstpointer sockets)
