@@ -381,7 +381,7 @@ static void open_ram(Program *p)
     const char *why = p->cl->ram_left;
 
     if (!p->options.private_ram) {
-        p->sc.ram = guest_ram_open(p->cl, &error);
+        p->sc.ram = guest_ram_open(p->cl, p->options.compare_ram, &error);
     }
     if (!p->sc.ram) {
         g_clear_pointer(&p->cl->incoming, g_free); /* stays QEMU's */

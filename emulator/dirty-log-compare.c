@@ -21,8 +21,12 @@
 #include "util/holes.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#define THREADS_MAX 8
+#define THREAD_BYTES (UINT64_C(64) << 20) /* at least so much for each */
 
 typedef struct {
     DirtyLog log;
@@ -55,21 +59,66 @@ static void zero_page(CompareLog *c, uint64_t nr, Bitmap *dirty)
     memset(c->copy + nr * c->page_size, 0, c->page_size);
 }
 
+/* A thread's share: whole words of the bitmaps. */
+typedef struct {
+    CompareLog *c;
+    Bitmap *dirty;
+    uint64_t first, end;
+    pthread_t thread;
+    bool threaded;
+} Part;
+
+static void *compare_part(void *opaque)
+{
+    Part *p = opaque;
+    CompareLog *c = p->c;
+
+    for (uint64_t nr = p->first; nr < p->end; nr++) {
+        if (!c->holes || !bitmap_test(c->holes, nr)) {
+            compare_page(c, nr, p->dirty);
+        } else if (bitmap_test(c->used, nr)) {
+            zero_page(c, nr, p->dirty);
+        }
+    }
+    return NULL;
+}
+
+/* The guest may be stopped meanwhile, so it is worth some threads. */
+static void compare_all(CompareLog *c, Bitmap *dirty)
+{
+    unsigned n = MIN(MIN(g_get_num_processors(), THREADS_MAX),
+                     c->length / THREAD_BYTES + 1);
+    uint64_t pages = c->used->size, share = (pages / n + 63) / 64 * 64;
+    Part parts[THREADS_MAX];
+
+    for (unsigned i = 0; i < n; i++) {
+        Part *p = &parts[i];
+
+        *p = (Part) { c, dirty, MIN(i * share, pages), MIN((i + 1) * share, pages) };
+        if (i == n - 1) {
+            p->end = pages;
+        }
+        p->threaded = i < n - 1 &&
+            !pthread_create(&p->thread, NULL, compare_part, p);
+        if (!p->threaded) {
+            compare_part(p);
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        if (parts[i].threaded) {
+            pthread_join(parts[i].thread, NULL);
+        }
+    }
+}
+
 static bool compare_sync(DirtyLog *log, Bitmap *dirty, GError **errp)
 {
     CompareLog *c = (CompareLog *)log;
-    uint64_t pages = c->used->size;
 
     if (c->holes) {
         file_find_holes(c->fd, c->page_size, c->holes);
     }
-    for (uint64_t nr = 0; nr < pages; nr++) {
-        if (!c->holes || !bitmap_test(c->holes, nr)) {
-            compare_page(c, nr, dirty);
-        } else if (bitmap_test(c->used, nr)) {
-            zero_page(c, nr, dirty);
-        }
-    }
+    compare_all(c, dirty);
     if (!c->synced) {
         bitmap_set_range(dirty, 0, dirty->size);
         c->synced = true;

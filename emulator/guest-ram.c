@@ -232,11 +232,13 @@ static bool make_area(GuestRam *ram, GError **errp)
 }
 
 /* Which log there will be; never fails, because there is always the other. */
-static void choose_log(GuestRam *ram)
+static void choose_log(GuestRam *ram, bool compare)
 {
     g_autoptr(GError) error = NULL;
 
-    if (!dirty_log_pagemap_probe(&error)) {
+    if (compare) {
+        ram->why_compare = g_strdup("--dirty-log=compare was given");
+    } else if (!dirty_log_pagemap_probe(&error)) {
         ram->why_compare = g_strdup(error->message);
     } else if (ram->n_blocks > AGENT_MAX_RANGES) {
         ram->why_compare = g_strdup("too many memory backends");
@@ -250,7 +252,7 @@ static void choose_log(GuestRam *ram)
 
 /* ---- the interface ----------------------------------------------------------- */
 
-GuestRam *guest_ram_open(const EmuCmdline *cl, GError **errp)
+GuestRam *guest_ram_open(const EmuCmdline *cl, bool compare, GError **errp)
 {
     GuestRam *ram;
 
@@ -270,7 +272,7 @@ GuestRam *guest_ram_open(const EmuCmdline *cl, GError **errp)
             return NULL;
         }
     }
-    choose_log(ram);
+    choose_log(ram, compare);
     return ram;
 }
 

@@ -11,6 +11,7 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define WORKERS_DEFAULT 32
 #define WORKERS_MAX 256
@@ -24,6 +25,7 @@ static const char usage[] =
     "\n"
     "  --print-qemu-command     show the rewritten QEMU command and stop\n"
     "  --private-ram            leave guest RAM to QEMU alone: no live migration\n"
+    "  --dirty-log=WHICH        how written pages are found: auto, or compare [auto]\n"
     "  --workers=N              disk requests that run at once (1-256) [32]\n"
     "  --backup-buffer=SIZE     memory for old data on its way into a backup [64M]\n"
     "  --backup-spill=SIZE      temporary file for what does not fit there [8G];\n"
@@ -37,7 +39,7 @@ static const char usage[] =
     "file=disk.img,format=raw,if=virtio -monitor stdio\n";
 
 enum {
-    PRINT = 256, PRIVATE_RAM, WORKERS, BUFFER, SPILL, SPILL_DIR, HELP, VERSION,
+    PRINT = 256, PRIVATE_RAM, DIRTY_LOG, WORKERS, BUFFER, SPILL, SPILL_DIR, HELP, VERSION,
 };
 
 static bool parse_workers(const char *text, unsigned *number)
@@ -54,6 +56,17 @@ static bool parse_workers(const char *text, unsigned *number)
         return false;
     }
     *number = value;
+    return true;
+}
+
+static bool parse_dirty_log(const char *text, bool *compare)
+{
+    *compare = !strcmp(text, "compare");
+    if (!*compare && strcmp(text, "auto")) {
+        fprintf(stderr, "qemu-sidecar: --dirty-log: '%s' is not auto or "
+                        "compare\n", text);
+        return false;
+    }
     return true;
 }
 
@@ -90,6 +103,8 @@ static int take_option(int c, OwnOptions *o)
     case PRIVATE_RAM:
         o->private_ram = true;
         return -1;
+    case DIRTY_LOG:
+        return parse_dirty_log(optarg, &o->compare_ram) ? -1 : 1;
     case WORKERS:
         return parse_workers(optarg, &o->workers) ? -1 : 1;
     case BUFFER:
@@ -118,6 +133,7 @@ int own_options_parse(int argc, char **argv, OwnOptions *o, int *rest)
     static const struct option longs[] = {
         {"print-qemu-command", no_argument, NULL, PRINT},
         {"private-ram", no_argument, NULL, PRIVATE_RAM},
+        {"dirty-log", required_argument, NULL, DIRTY_LOG},
         {"workers", required_argument, NULL, WORKERS},
         {"backup-buffer", required_argument, NULL, BUFFER},
         {"backup-spill", required_argument, NULL, SPILL},

@@ -26,8 +26,8 @@ typedef struct {
 
 /* Make or open the files of the RAM in @cl and map them.  NULL without an error
  * if @cl leaves all RAM to QEMU.  Nothing appears in any file system that the
- * user did not name. */
-GuestRam *guest_ram_open(const EmuCmdline *cl, GError **errp);
+ * user did not name.  @compare: no log of the kernel's, even if there is one. */
+GuestRam *guest_ram_open(const EmuCmdline *cl, bool compare, GError **errp);
 void guest_ram_free(GuestRam *ram); /* unmaps */
 
 /* For EmuRuntime.ram_fd: @ram_opaque is the GuestRam. */

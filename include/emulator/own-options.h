@@ -12,6 +12,7 @@
 typedef struct {
     bool print_command;
     bool private_ram;
+    bool compare_ram;         /* written pages are found by comparing */
     unsigned workers;
     uint64_t backup_buffer;   /* bytes */
     const char *backup_spill_dir; /* of argv, or NULL */
