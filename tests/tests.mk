@@ -9,7 +9,7 @@
 SYSTEM := $(sort $(wildcard tests/system/*.py tests/system/*.sh))
 JOBS ?= $(shell nproc)
 # run-test: nothing on stdin, a time limit, and nothing may be left behind.
-PROVE = BUILD=$(abspath $(BUILD)) prove --jobs $(JOBS) --exec tests/run-test
+PROVE = BUILD=$(abspath $(BUILD)) prove --timer --jobs $(JOBS) --exec tests/run-test
 # Recipes that come after the packages have been installed start afresh.
 AGAIN = $(MAKE) --no-print-directory -j $(JOBS) BUILD=$(BUILD)
 
