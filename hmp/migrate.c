@@ -124,10 +124,13 @@ static void info_ram(GString *out, const SidecarMigrationStats *ram)
                            "dirty sync count: %" G_GINT64_FORMAT "\n"
                            "dirty pages rate: %" G_GINT64_FORMAT " pages\n"
                            "page size: %" G_GINT64_FORMAT " kbytes\n"
-                           "dirty log: %s\n",
+                           "dirty log: %s%s%s%s\n",
                            ram->skipped, ram->mbps, ram->dirty_sync_count,
                            ram->dirty_pages_rate, ram->page_size >> 10,
-                           ram->dirty_log);
+                           ram->dirty_log,
+                           ram->dirty_log_reason ? " (" : "",
+                           ram->dirty_log_reason ? ram->dirty_log_reason : "",
+                           ram->dirty_log_reason ? ")" : "");
 }
 
 static void info_disk(GString *out, const SidecarMigrationStats *disk)

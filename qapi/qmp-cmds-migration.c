@@ -241,7 +241,7 @@ static SidecarMigrationStatus status_of(MigrationStatus status)
 static SidecarMigrationStats *ram_stats(Monitor *mon, const MigrationInfo *mi)
 {
     SidecarMigrationStats *st = g_new0(SidecarMigrationStats, 1);
-    const char *why;
+    const char *why, *log = guest_ram_log_kind(monitor_sidecar(mon)->ram, &why);
 
     *st = (SidecarMigrationStats) {
         .transferred = mi->transferred,
@@ -255,8 +255,8 @@ static SidecarMigrationStats *ram_stats(Monitor *mon, const MigrationInfo *mi)
         .mbps = mi->bandwidth * 8 / 1e6,
         .dirty_sync_count = mi->ram.dirty_sync_count,
         .page_size = mi->page_size,
-        .dirty_log = g_strdup(guest_ram_log_kind(monitor_sidecar(mon)->ram,
-                                                 &why)),
+        .dirty_log = g_strdup(log),
+        .dirty_log_reason = g_strdup(why),
     };
     return st;
 }

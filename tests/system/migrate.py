@@ -211,6 +211,7 @@ def where_the_kernel_does_not_tell_what_was_written(t):
     contains(wait_for(lambda: src.qmp("query-migrate").get("stall"), "a stall to be said"),
              "finding the written pages")
     equal(src.qmp("query-migrate")["ram"]["dirty-log"], "compare")
+    contains(src.hmp("info migrate"), "dirty log: compare (--dirty-log=compare was given)")
     src.qmp("migrate_set_downtime", value=30)
     ended(src)
     arrived(dst)
