@@ -80,13 +80,8 @@ static void on_greeting(void *opaque, json_object *qmp)
                    on_capabilities, emu);
 }
 
-static void on_event(void *opaque, json_object *event)
+static void tell_listeners(Emulator *emu, json_object *event)
 {
-    Emulator *emu = opaque;
-
-    if (emu_vm_state_hides(emu->vm_state, event)) {
-        return;
-    }
     for (guint i = 0; i < emu->listeners->len; i++) {
         Listener *l = &g_array_index(emu->listeners, Listener, i);
 
@@ -94,11 +89,23 @@ static void on_event(void *opaque, json_object *event)
     }
 }
 
+static void on_event(void *opaque, json_object *event)
+{
+    Emulator *emu = opaque;
+
+    if (!emu_vm_state_hides(emu->vm_state, event)) {
+        tell_listeners(emu, event);
+    }
+}
+
 static void on_gone(void *opaque, const char *why)
 {
+    Emulator *emu = opaque;
+
     if (why) {
         g_printerr("qemu-sidecar: QEMU's QMP: %s\n", why);
     }
+    emu_vm_state_gone(emu->vm_state); /* no event comes any more */
 }
 
 /* ---- replies that name what is ours --------------------------------- */
@@ -357,7 +364,7 @@ typedef struct {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     bool done;
-    EmuVmState *hiding; /* told when the reply is there; or NULL */
+    Emulator *hiding;   /* the command's events, until the reply; or NULL */
     bool stops;         /* hidden */
     json_object *reply; /* the value of "return", cut out of its object */
     GError *error;
@@ -403,6 +410,21 @@ GError *emu_qmp_reply_error(json_object *reply)
     return error;
 }
 
+/* If the guest could not be let run again, users have to know that it stopped. */
+static void end_hiding(const Call *call, bool ok)
+{
+    EmuVmState *st = call->hiding->vm_state;
+    json_object *stop;
+
+    emu_vm_state_hide(st, false);
+    emu_vm_state_set_pause(st, call->stops && ok);
+    stop = call->stops ? NULL : emu_vm_state_take_stop(st);
+    if (stop && !ok) {
+        tell_listeners(call->hiding, stop);
+    }
+    json_object_put(stop);
+}
+
 /* json-c's reference counts are not atomic: the value is cut out of the reply
  * here, so that it belongs to the waiting thread alone. */
 static void on_call_reply(void *opaque, json_object *reply)
@@ -411,9 +433,7 @@ static void on_call_reply(void *opaque, json_object *reply)
     json_object *value;
 
     if (call->hiding) {
-        emu_vm_state_hide(call->hiding, false);
-        emu_vm_state_set_pause(call->hiding, call->stops && reply &&
-                               !json_object_object_get_ex(reply, "error", NULL));
+        end_hiding(call, reply && !json_object_object_get_ex(reply, "error", NULL));
     }
     pthread_mutex_lock(&call->lock);
     call->error = emu_qmp_reply_error(reply);
@@ -431,7 +451,7 @@ json_object *emu_qmp_call_full(Emulator *emu, const char *command,
                                GError **errp)
 {
     Call call = {
-        .hiding = hidden ? emu->vm_state : NULL,
+        .hiding = hidden ? emu : NULL,
         .stops = hidden && !strcmp(command, "stop"),
     };
 

@@ -23,6 +23,8 @@ void emu_vm_state_hide(EmuVmState *st, bool hide);
  * is said to run although it does not (is said to be what it is).  Main thread,
  * like the following. */
 void emu_vm_state_set_pause(EmuVmState *st, bool hidden);
+/* The last STOP that was hidden, if it was not taken yet; or NULL. */
+json_object *emu_vm_state_take_stop(EmuVmState *st);
 /* Do replies to @command tell the run state?  Then they go through _translate;
  * QEMU's replies come in the order of commands, so each meets the right state. */
 bool emu_vm_state_concerns(const char *command);

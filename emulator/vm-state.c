@@ -36,6 +36,7 @@ struct EmuVmState {
     pthread_cond_t changed;
     int hide_run_state;      /* atomic; commands of ours under way */
     bool hidden_pause;       /* main thread: nobody may see that it is stopped */
+    json_object *hidden_stop; /* main thread: the event, in case it must be seen */
     bool migrating;          /* MIGRATION events are ours; lock */
     bool ready;              /* capabilities have been set; one user at a time */
     bool gone;               /* QEMU has ended; lock */
@@ -59,6 +60,7 @@ void emu_vm_state_free(EmuVmState *st)
     pthread_mutex_destroy(&st->lock);
     pthread_cond_destroy(&st->changed);
     g_clear_error(&st->refused);
+    json_object_put(st->hidden_stop);
     g_free(st);
 }
 
@@ -93,7 +95,15 @@ bool emu_vm_state_hides(EmuVmState *st, json_object *event)
     if (!strcmp(s, "MIGRATION")) {
         return take_migration_event(st, event);
     }
-    return g_atomic_int_get(&st->hide_run_state) && (!strcmp(s, "STOP") || !strcmp(s, "RESUME"));
+    if (!g_atomic_int_get(&st->hide_run_state) ||
+        (strcmp(s, "STOP") && strcmp(s, "RESUME"))) {
+        return false;
+    }
+    if (!strcmp(s, "STOP")) {
+        json_object_put(st->hidden_stop);
+        st->hidden_stop = json_object_get(event);
+    }
+    return true;
 }
 
 void emu_vm_state_hide(EmuVmState *st, bool hide)
@@ -106,6 +116,11 @@ void emu_vm_state_hide(EmuVmState *st, bool hide)
 void emu_vm_state_set_pause(EmuVmState *st, bool hidden)
 {
     st->hidden_pause = hidden;
+}
+
+json_object *emu_vm_state_take_stop(EmuVmState *st)
+{
+    return g_steal_pointer(&st->hidden_stop);
 }
 
 bool emu_vm_state_concerns(const char *command)
