@@ -5,9 +5,9 @@
  *                │          │          │
  *                └──────────┴──────────┴─► failed, cancelled (via cancelling)
  *
- * Status changes are made by the migration's thread, except `cancelling', which
- * migration_cancel makes.  One migration at a time; its thread is joined when
- * the next one starts or the manager is freed.
+ * Status changes are made by the migration's thread, except `setup', which whoever
+ * starts it makes, and `cancelling', which migration_cancel makes.  One migration at
+ * a time; its thread is joined when the next one starts or the manager is freed.
  *
  * Lock order: run_lock, which whoever stops the guest or lets it run holds over
  * the call to QEMU, so that a user's stop or cont does not come between ours;
@@ -155,6 +155,13 @@ static bool is_final(MigrationStatus status)
         status == MIGRATION_STATUS_FAILED;
 }
 
+static void report_status(MigrationManager *m, MigrationStatus status)
+{
+    if (m->cfg.on_status) {
+        m->cfg.on_status(m->cfg.opaque, status);
+    }
+}
+
 void migration_set_status(MigrationManager *m, MigrationStatus status)
 {
     bool changed = false;
@@ -167,8 +174,8 @@ void migration_set_status(MigrationManager *m, MigrationStatus status)
         m->status = status;
     }
     pthread_mutex_unlock(&m->lock);
-    if (changed && m->cfg.on_status) {
-        m->cfg.on_status(m->cfg.opaque, status);
+    if (changed) {
+        report_status(m, status);
     }
     pthread_mutex_unlock(&m->report_lock);
 }
@@ -208,41 +215,62 @@ static void reset(MigrationManager *m, MigrationChannel *ch, bool incoming)
     m->last_drives = (BlockMigStats) { 0 };
     m->xbzrle = m->params.xbzrle;
     m->cache_size = m->params.xbzrle_cache_size;
-    m->status = MIGRATION_STATUS_NONE;
+    m->status = MIGRATION_STATUS_SETUP;
     g_clear_pointer(&m->error_desc, g_free);
     g_clear_pointer(&m->stall, g_free);
+}
+
+/* Under lock: why none can begin now, or NULL. */
+static const char *why_not(const MigrationManager *m)
+{
+    return m->running ? "There's a migration process in progress" :
+        m->stopping ? "QEMU has ended" :
+        m->drives_away ? "Can't migrate the vm that was paused due to previous "
+                         "migration" : NULL;
+}
+
+/* Under lock, for which the new thread waits; the last one has left it for good. */
+static int start_thread(MigrationManager *m, void *(*run)(void *), void *opaque)
+{
+    int err;
+
+    if (m->joinable) {
+        pthread_join(m->thread, NULL);
+    }
+    err = pthread_create(&m->thread, NULL, run, opaque);
+    m->joinable = err == 0;
+    return err;
 }
 
 bool migration_run(MigrationManager *m, MigrationChannel *ch, bool incoming,
                    void *(*run)(void *), void *opaque, GError **errp)
 {
-    int err;
+    GError *error = NULL;
+    const char *why;
+    int err = 0;
 
+    pthread_mutex_lock(&m->report_lock);
     pthread_mutex_lock(&m->lock);
     wait_last_steps(m);
-    if (m->running || m->stopping) {
-        error_set(errp, m->running ? "There's a migration process in progress" :
-                  "QEMU has ended");
-        pthread_mutex_unlock(&m->lock);
-        migration_channel_unref(ch);
-        return false;
+    why = why_not(m);
+    if (!why) {
+        reset(m, ch, incoming);
+        err = start_thread(m, run, opaque);
     }
-    reset(m, ch, incoming);
     pthread_mutex_unlock(&m->lock);
-    if (m->joinable) {
-        pthread_join(m->thread, NULL);
+    if (!why) {
+        report_status(m, MIGRATION_STATUS_SETUP);
     }
-    migration_set_status(m, MIGRATION_STATUS_SETUP);
-    err = pthread_create(&m->thread, NULL, run, opaque);
-    m->joinable = err == 0;
-    if (err) {
-        GError *error = NULL;
-
+    pthread_mutex_unlock(&m->report_lock);
+    if (why) {
+        error_set(errp, "%s", why);
+        migration_channel_unref(ch);
+    } else if (err) {
         error_set_errno(&error, err, "cannot start a thread");
         g_propagate_error(errp, g_error_copy(error));
         migration_ended(m, error);
     }
-    return err == 0;
+    return !why && !err;
 }
 
 void migration_ended(MigrationManager *m, GError *error)
@@ -279,8 +307,8 @@ void migration_cancel(MigrationManager *m)
         migration_channel_cancel(m->channel);
     }
     pthread_mutex_unlock(&m->lock);
-    if (cancelling && m->cfg.on_status) {
-        m->cfg.on_status(m->cfg.opaque, MIGRATION_STATUS_CANCELLING);
+    if (cancelling) {
+        report_status(m, MIGRATION_STATUS_CANCELLING);
     }
     pthread_mutex_unlock(&m->report_lock);
 }
@@ -377,21 +405,22 @@ void migration_expect(MigrationManager *m, bool expected)
 
 /* ---- users stop the guest and let it run ---------------------------------------- */
 
+/* No migration runs, or starts, while they are away. */
 static bool take_back_drives(MigrationManager *m, GError **errp)
 {
     bool away;
 
     pthread_mutex_lock(&m->lock);
-    away = m->drives_away && !m->running;
+    away = m->drives_away;
     pthread_mutex_unlock(&m->lock);
     if (away) {
         if (!emu_activate_drives(m->cfg.cl, m->cfg.block, errp)) {
             return false;
         }
+        emu_release_drives(m->cfg.block);
         pthread_mutex_lock(&m->lock);
         m->drives_away = false;
         pthread_mutex_unlock(&m->lock);
-        emu_release_drives(m->cfg.block);
     }
     return true;
 }

@@ -106,15 +106,11 @@ static DeviceState *save_devices(Outgoing *o, GError **errp)
     g_autofree char *peripherals =
         status ? emu_vm_peripherals(m->cfg.emu, errp) : NULL;
     DeviceState *ds;
-    bool away;
 
     if (!peripherals) {
         return NULL;
     }
-    pthread_mutex_lock(&m->lock);
-    away = m->drives_away; /* it runs elsewhere, and what is here is old */
-    pthread_mutex_unlock(&m->lock);
-    if (m->kept && !away && !strcmp(status, "postmigrate") &&
+    if (m->kept && !strcmp(status, "postmigrate") &&
         !strcmp(peripherals, m->kept_peripherals)) {
         return device_state_ref(m->kept);
     }
@@ -127,24 +123,42 @@ static DeviceState *save_devices(Outgoing *o, GError **errp)
     return ds;
 }
 
+/* Adds what else there is to say. */
+static void add_to_error(GError *error, const char *what, const char *text)
+{
+    char *both = g_strdup_printf("%s; %s: %s", error->message, what, text);
+
+    g_free(error->message);
+    error->message = both;
+}
+
 /* Under run_lock. */
 static bool look(Outgoing *o, GError **errp)
 {
     Emulator *emu = o->m->cfg.emu;
+    g_autoptr(GError) stays = NULL;
+    GError *error = NULL;
     bool running;
 
     if (!emu_vm_running(emu, &running, errp) ||
         (running && !emu_vm_stop(emu, true, errp))) {
         return false;
     }
-    o->first = save_devices(o, errp);
+    o->first = save_devices(o, &error);
     if (running) {
         forget_kept(o->m);
-        if (!emu_vm_cont(emu, true, o->first ? errp : NULL)) {
-            return false;
-        }
+        emu_vm_cont(emu, true, &stays);
     }
-    return o->first != NULL;
+    if (stays && !error) {
+        error_set(&error, "the guest cannot go on after the first look");
+    }
+    if (stays) {
+        add_to_error(error, "and the guest stays stopped", stays->message);
+    }
+    if (error) {
+        g_propagate_error(errp, error);
+    }
+    return !error;
 }
 
 static bool first_look(Outgoing *o, GError **errp)
@@ -768,35 +782,18 @@ static void undo(Outgoing *o, GError *error)
         emu_release_drives(m->cfg.block);
     }
     if (more && error) {
-        char *both = g_strdup_printf("%s; and the guest stays stopped: %s",
-                                     error->message, more->message);
-
-        g_free(error->message);
-        error->message = both;
+        add_to_error(error, "and the guest stays stopped", more->message);
     }
 }
 
 /* ---- the thread ------------------------------------------------------------------ */
 
-/* They still are if the last migration took them away. */
-static bool claim_drives(Outgoing *o, GError **errp)
-{
-    MigrationManager *m = o->m;
-
-    pthread_mutex_lock(&m->lock);
-    o->claimed = m->drives_away;
-    pthread_mutex_unlock(&m->lock);
-    if (!o->claimed) {
-        o->claimed = emu_claim_drives(m->cfg.block, errp);
-    }
-    return o->claimed;
-}
-
 static bool migrate(Outgoing *o, GError **errp)
 {
     MigrationManager *m = o->m;
 
-    if (!claim_drives(o, errp) || !make_block_saver(o, errp)) {
+    o->claimed = emu_claim_drives(m->cfg.block, errp);
+    if (!o->claimed || !make_block_saver(o, errp)) {
         return false;
     }
     o->f = migration_channel_open(m->channel, false, errp);
@@ -837,11 +834,7 @@ static void add_last_words(MigrationChannel *ch, GError *error)
     g_autofree char *text = return_path_last_words(migration_channel_back(ch));
 
     if (text) {
-        char *both = g_strdup_printf("%s; the destination says: %s",
-                                     error->message, text);
-
-        g_free(error->message);
-        error->message = both;
+        add_to_error(error, "the destination says", text);
     }
 }
 
