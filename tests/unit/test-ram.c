@@ -17,6 +17,8 @@
 #define PAGES 96
 #define LENGTH (PAGE * PAGES)
 
+static unsigned repetitions;
+
 /* ---- a dirty log that the writers feed ------------------------------------------ */
 
 typedef struct {
@@ -217,7 +219,7 @@ static void test_round_trips(gconstpointer data)
 {
     uint64_t cache = GPOINTER_TO_SIZE(data);
 
-    for (unsigned i = 0; i < (g_test_slow() ? 1000 : 60); i++) {
+    for (unsigned i = 0; i < repetitions; i++) {
         DirtyLog *log = fed_log_new();
 
         migrate_once(log, ((FedLog *)log)->written, false, cache, 1 + i % 9);
@@ -226,7 +228,7 @@ static void test_round_trips(gconstpointer data)
 
 static void test_compare_log(gconstpointer data)
 {
-    for (unsigned i = 0; i < (g_test_slow() ? 1000 : 60); i++) {
+    for (unsigned i = 0; i < repetitions; i++) {
         migrate_once(NULL, NULL, true, GPOINTER_TO_SIZE(data), 1 + i % 9);
     }
 }
@@ -521,6 +523,7 @@ static void test_circle(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    repetitions = g_getenv("SIDECAR_TEST_LONG") ? 1000 : 60;
     g_test_add_data_func("/ram/round-trip/plain", NULL, test_round_trips);
     g_test_add_data_func("/ram/round-trip/tiny-cache",
                          GSIZE_TO_POINTER(3 * PAGE), test_round_trips);
