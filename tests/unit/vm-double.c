@@ -129,7 +129,7 @@ static void make_machine(Vm *vm, const char *image, bool incoming)
     vm->cl = emu_cmdline_parse(argv);
     emu_cmdline_plan(vm->cl, &error);
     g_assert_no_error(error);
-    vm->ram = guest_ram_open(vm->cl, &error);
+    vm->ram = guest_ram_open(vm->cl, true, &error);
     g_assert_no_error(error);
     guest_ram_attach(vm->ram, getpid()); /* with no agent: the comparing log */
     vm->block = block_context_new();
