@@ -111,6 +111,7 @@ static void job_status(BackupJob *job, BackupStatus *st)
         .start_time = job->start_time,
         .backup_file = g_strdup(job->backup_file),
         .finishing = atomic_load(&job->finishing),
+        .speed = job->speed,
         .guest_copied = atomic_load(&job->guest_copied),
         .spilled = ss.spilled,
         .memory = ss.memory,

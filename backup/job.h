@@ -80,6 +80,7 @@ struct BackupJob {
     BackupQueue *queue;
     BackupStash *stash;
     uint64_t total;
+    int64_t speed;              /* the limit that was asked for */
     char *backup_file;
     uint8_t uuid[16];
     int64_t start_time;

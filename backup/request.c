@@ -332,6 +332,7 @@ BackupJob *backup_job_new(BlockContext *ctx, const BackupRequest *req,
     pthread_mutex_init(&job->stashed_lock, NULL);
     g_queue_init(&job->stashed);
     ratelimit_init(&job->limit, req->speed);
+    job->speed = req->speed;
     uuid_generate(job->uuid);
     job->drv = find_driver(drivers, req->format, errp);
     if (!job->drv || !check_target(req, errp) ||

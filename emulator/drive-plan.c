@@ -367,6 +367,20 @@ static bool changed_by_set(const EmuCmdline *cl, const char *id)
     return false;
 }
 
+/* What QEMU takes for an id. */
+static bool is_identifier(const char *id)
+{
+    if (!g_ascii_isalpha(*id)) {
+        return false;
+    }
+    for (; *id; id++) {
+        if (!g_ascii_isalnum(*id) && !strchr("-._", *id)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Fills filename and format.  Why the drive can't be ours (g_free), or NULL. */
 static char *examine(const EmuCmdline *cl, const Keyval *kv, EmuDrive *drive)
 {
@@ -377,6 +391,9 @@ static char *examine(const EmuCmdline *cl, const Keyval *kv, EmuDrive *drive)
 
     format = format ? format : keyval_get(kv, "driver");
     file = file ? file : keyval_get(kv, "file.filename");
+    if (!is_identifier(drive->name)) {
+        return g_strdup(LEFT_SILENTLY);
+    }
     if (driver && strcmp(driver, "file")) {
         return g_strdup_printf("the sidecar does not serve '%s' images", driver);
     }

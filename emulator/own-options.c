@@ -28,7 +28,7 @@ static const char usage[] =
     "  --dirty-log=WHICH        how written pages are found: auto, or compare [auto]\n"
     "  --workers=N              disk requests that run at once (1-256) [32]\n"
     "  --backup-buffer=SIZE     memory for old data on its way into a backup [64M]\n"
-    "  --backup-spill=SIZE      temporary file for what does not fit there [8G];\n"
+    "  --backup-spill=SIZE      temporary file for what does not fit there [4G];\n"
     "                           0: none, guests wait for the archive instead\n"
     "  --backup-spill-dir=DIR   where it is made [$TMPDIR, else /var/tmp]\n"
     "  --help                   this text\n"

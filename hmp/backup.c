@@ -80,6 +80,14 @@ void hmp_info_backup(HmpContext *ctx, const HmpArgs *args)
                            info->backup_file, info->uuid, info->total);
     append_share(out, "Transferred bytes", info->transferred, info->total);
     append_share(out, "Zero bytes", info->zero_bytes, info->total);
+    g_string_append_printf(out, "Kept for guest writes: %" G_GINT64_FORMAT
+                           " (at most %" G_GINT64_FORMAT " at once in memory, %"
+                           G_GINT64_FORMAT " through a file)\n", info->guest_copied,
+                           info->memory, info->spilled);
+    if (info->speed) {
+        g_string_append_printf(out, "Speed limit: %" G_GINT64_FORMAT " bytes/s\n",
+                               info->speed);
+    }
     if (info->has_finishing && info->finishing) {
         g_string_append(out, "Finishing: the rest of the archive is being written\n");
     }

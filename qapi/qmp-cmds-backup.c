@@ -158,6 +158,12 @@ BackupInfo *qmp_query_backup(Monitor *mon, GError **errp)
         info->uuid = g_strdup(st.uuid);
         info->has_finishing = true;
         info->finishing = st.finishing;
+        info->has_speed = info->has_guest_copied = true;
+        info->speed = st.speed;
+        info->guest_copied = st.guest_copied;
+        info->has_memory = info->has_spilled = true;
+        info->memory = st.memory;
+        info->spilled = st.spilled;
     }
     backup_status_clear(&st);
     return info;

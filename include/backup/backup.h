@@ -69,6 +69,7 @@ typedef struct {
     char *backup_file;
     char uuid[37];
     bool finishing;         /* only the archive is still being written */
+    int64_t speed;          /* the limit in bytes/s; 0: none */
     uint64_t guest_copied;  /* bytes that guests' writes had to keep first */
     uint64_t spilled;       /* of those, through the temporary file */
     uint64_t memory;        /* bytes for old data, the most at once */

@@ -53,7 +53,9 @@ def images_are_an_exact_cut_at_limited_speed(t):
     vm.qmp("backup", backup_file=t.path("a.vma"), speed=2 << 20)
     cut.after()
     vm.guest.wait("seq", cut.high + 500)
-    wait_backup(vm.qmp)
+    info = wait_backup(vm.qmp)
+    equal((info["speed"], info["spilled"]), (2 << 20, 0))
+    assert 0 < info["memory"] <= info["guest-copied"] <= info["total"] + 3 * 4096, info
     prove(t, vm, cut, t.path("a.vma"), "restored")
     vm.guest.stop("seq")
     vm.quit()

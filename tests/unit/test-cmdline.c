@@ -89,6 +89,8 @@ static const struct {
     {"q -nodefaults -drive file=a,aio=native", "q -nodefaults -drive file=a,aio=native" QMP},
     {"q -nodefaults -hda a -hda b", "q -nodefaults " D("ide0-hd0")
      ",index=0,media=disk -hda b" QMP},
+    {"q -nodefaults -drive file=a,id=1x", "q -nodefaults -drive file=a,id=1x" QMP},
+    {"q -nodefaults -drive file=a,id=x/y", "q -nodefaults -drive file=a,id=x/y" QMP},
     {"q -nodefaults -drive file=a,id=x -set drive.x.cache=none",
      "q -nodefaults -drive file=a,id=x -set drive.x.cache=none" QMP},
     /* monitors */
