@@ -501,7 +501,13 @@ static char *describe_stall(const RamStats *st, const Outgoing *o,
         "down", written / 1048576, bandwidth / 1048576.0, help);
 }
 
-/* With a log that compares, on a large machine. */
+/* With a log that compares, on a large machine.  With a limit of 0 nothing can fit. */
+static bool scan_is_too_long(const Outgoing *o)
+{
+    return o->params.downtime_limit &&
+        o->scan_us >= o->params.downtime_limit * 1000.0;
+}
+
 static char *describe_scan_stall(const Outgoing *o)
 {
     return g_strdup_printf(
@@ -524,8 +530,7 @@ static bool fits(Outgoing *o)
         (double)pending * 1000 / m->bandwidth + o->scan_us / 1000 : 0;
     g_clear_pointer(&m->stall, g_free);
     if (pending > fit && o->rounds > STALL_ROUNDS) {
-        m->stall = o->scan_us / 1000 >= MAX((gint64)o->params.downtime_limit, 1) ?
-            describe_scan_stall(o) :
+        m->stall = scan_is_too_long(o) ? describe_scan_stall(o) :
             drives_pending(o) > pending / 2 ?
             describe_drives_stall(drives_pending(o), m->bandwidth) :
             describe_stall(&st, o, m->bandwidth);
