@@ -44,6 +44,7 @@ struct MigrationManager {
     uint64_t cache_size;
     bool xbzrle;
     bool drives_away;            /* images are closed: the guest went elsewhere */
+    bool unknown;                /* nobody here knows who has the guest */
     bool finishing;              /* the guest stays stopped until this is over */
     bool stop_asked;             /* by a user, while it was stopped for that */
     bool expected;               /* a guest is on its way here, and… */

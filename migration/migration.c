@@ -205,7 +205,7 @@ static void reset(MigrationManager *m, MigrationChannel *ch, bool incoming)
     m->channel = ch;
     m->running = true;
     m->incoming = incoming;
-    m->cancelled = m->finishing = m->stop_asked = false;
+    m->cancelled = m->finishing = m->stop_asked = m->unknown = false;
     m->start_us = g_get_monotonic_time();
     m->end_us = m->setup_us = 0;
     m->downtime_ms = m->expected_downtime_ms = 0;
@@ -278,6 +278,7 @@ void migration_ended(MigrationManager *m, GError *error)
     bool cancelled = error && migration_is_cancelled(m);
 
     pthread_mutex_lock(&m->lock);
+    cancelled = cancelled && !m->unknown; /* "cancelled" says that it is here */
     m->end_us = g_get_monotonic_time();
     if (error && !cancelled) {
         m->error_desc = g_strdup(error->message);

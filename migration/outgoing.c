@@ -35,6 +35,7 @@
 #define EARLY 16               /* share of the pause for what a round left over */
 #define SHORT_ROUNDS 10        /* when the end is near; see may_shrink */
 #define FEW_PAGES 64           /* sent in less time than a round takes */
+#define MEET_MS (10 * 1000)    /* the guest runs meanwhile */
 
 typedef struct {
     MigrationManager *m;
@@ -50,6 +51,8 @@ typedef struct {
     bool claimed;      /* the drives are ours */
     bool stopped;      /* we stopped the guest */
     bool drives_away;
+    bool unknown;      /* who has the guest; so it stays stopped, the drives closed */
+    ReturnPath *back;  /* NULL: no way back, or no use */
     gint64 window_start;
     uint64_t window_base;
     unsigned rounds, short_rounds;
@@ -329,11 +332,28 @@ static bool make_saver(Outgoing *o, GError **errp)
     return true;
 }
 
+/* A receiver must see the end of the stream before we close it, and not every machine
+ * describes its state. */
+static bool find_return_path(Outgoing *o, GError **errp)
+{
+    bool described;
+
+    if (!emu_vm_describes_state(o->m->cfg.emu, &described, errp)) {
+        return false;
+    }
+    o->back = described ? migration_channel_back(o->m->channel) : NULL;
+    return true;
+}
+
 static bool send_setup(Outgoing *o, GError **errp)
 {
     const QemuStream *qs = &o->first->stream;
 
     qemu_stream_put_header(qs, o->f);
+    if (o->back) {
+        qemu_stream_put_open_return_path(o->f);
+        qemu_stream_put_ping(o->f, RETURN_PATH_ASK);
+    }
     if (o->drives) {
         qemu_stream_put_block(qs, o->f, QEMU_VM_SECTION_START);
         block_saver_setup(o->drives, o->f);
@@ -586,6 +606,23 @@ static bool rounds(Outgoing *o, GError **errp)
     }
 }
 
+/*
+ * Before the guest is stopped for good it must be clear whether the receiver will
+ * speak; whoever does has answered at the beginning.  If we had to wait, memory was
+ * written meanwhile.
+ */
+static bool meet(Outgoing *o, GError **errp)
+{
+    if (!o->back || return_path_met(o->back)) {
+        return true;
+    }
+    if (!return_path_meet(o->back, 0, errp)) {
+        return false;
+    }
+    return return_path_met(o->back) ||
+        (return_path_meet(o->back, MEET_MS, errp) && rounds(o, errp));
+}
+
 /* ---- the end ------------------------------------------------------------------- */
 
 /* The list of blocks was sent at the start; it must still be true. */
@@ -627,6 +664,9 @@ static void put_foreign_ram(Outgoing *o, const DeviceState *ds)
 {
     const QemuStream *qs = &o->first->stream;
 
+    if (return_path_promise(o->back)) {
+        qemu_stream_put_ping(o->f, RETURN_PATH_WILL);
+    }
     qemu_stream_put_commands(&ds->stream, o->f);
     qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_END);
     ram_loader_put_foreign(ds->foreign, o->f);
@@ -706,6 +746,20 @@ static bool hand_over_drives(Outgoing *o, GError **errp)
     return emu_inactivate_drives(o->m->cfg.block, errp);
 }
 
+/* The receiver's verdict. */
+static bool is_there(Outgoing *o, GError **errp)
+{
+    MigrationManager *m = o->m;
+    ReturnPathVerdict v =
+        return_path_verdict(migration_channel_back(m->channel), errp);
+
+    o->unknown = v == RETURN_PATH_UNKNOWN;
+    pthread_mutex_lock(&m->lock);
+    m->unknown = o->unknown;
+    pthread_mutex_unlock(&m->lock);
+    return v == RETURN_PATH_YES;
+}
+
 static bool complete(Outgoing *o, GError **errp)
 {
     MigrationManager *m = o->m;
@@ -732,8 +786,7 @@ static bool complete(Outgoing *o, GError **errp)
         return false;
     }
     downtime = g_get_monotonic_time() - start;
-    if (return_path_verdict(migration_channel_back(m->channel), errp) !=
-        RETURN_PATH_YES) {
+    if (!is_there(o, errp)) {
         return false;
     }
     pthread_mutex_lock(&m->lock);
@@ -773,7 +826,8 @@ static void undo(Outgoing *o, GError *error)
 
     migration_channel_close(m->channel, true, NULL);
     end_block_saver(o);
-    if (o->drives_away && !emu_activate_drives(m->cfg.cl, m->cfg.block, &more)) {
+    if (o->unknown ||
+        (o->drives_away && !emu_activate_drives(m->cfg.cl, m->cfg.block, &more))) {
         pthread_mutex_lock(&m->lock);
         m->drives_away = true;
         pthread_mutex_unlock(&m->lock);
@@ -803,14 +857,15 @@ static bool migrate(Outgoing *o, GError **errp)
     }
     o->f = migration_channel_open(m->channel, false, errp);
     if (!o->f || !first_look(o, errp) || !find_blocks(o, errp) ||
-        !make_saver(o, errp) || !send_setup(o, errp)) {
+        !make_saver(o, errp) || !find_return_path(o, errp) ||
+        !send_setup(o, errp)) {
         return false;
     }
     pthread_mutex_lock(&m->lock);
     m->setup_us = g_get_monotonic_time() - m->start_us;
     pthread_mutex_unlock(&m->lock);
     migration_set_status(m, MIGRATION_STATUS_ACTIVE);
-    return rounds(o, errp) && complete(o, errp);
+    return rounds(o, errp) && meet(o, errp) && complete(o, errp);
 }
 
 static void clear(Outgoing *o)

@@ -36,6 +36,8 @@ struct ReturnPath {
     char *name;
     /* sender */
     ReturnPathReader reader;
+    bool promised;      /* it will get our word */
+    bool told;          /* the text is in an error already */
     bool ended;         /* end of file */
     int err;            /* …or this errno */
     /* receiver */
@@ -246,11 +248,12 @@ static void read_reason(ReturnPath *rp)
 }
 
 /* Why the guest is not there. */
-static void describe_refusal(const ReturnPath *rp, GError **errp)
+static void describe_refusal(ReturnPath *rp, GError **errp)
 {
     const ReturnPathReader *r = &rp->reader;
 
     if (r->text[0]) {
+        rp->told = true;
         error_set(errp, "%s: the destination says: %s", rp->name, r->text);
     } else if (r->shut) {
         error_set(errp, "%s: the destination has refused the guest (%u)",
@@ -293,9 +296,12 @@ bool return_path_met(const ReturnPath *rp)
     return rp && rp->reader.met;
 }
 
-bool return_path_waits(const ReturnPath *rp)
+bool return_path_promise(ReturnPath *rp)
 {
-    return rp && rp->reader.waits;
+    if (rp) {
+        rp->promised = rp->reader.waits;
+    }
+    return rp && rp->promised;
 }
 
 static ReturnPathVerdict not_known(const ReturnPath *rp, const char *why,
@@ -346,11 +352,11 @@ static ReturnPathVerdict verdict_met(ReturnPath *rp, GError **errp)
     bool gone = rp->ended || rp->err == ECONNRESET || rp->err == EPIPE;
 
     if (r->shut && !r->shut_value) {
-        return r->waits ? give_word(rp, errp) : RETURN_PATH_YES;
+        return rp->promised ? give_word(rp, errp) : RETURN_PATH_YES;
     }
     if (r->shut) {
         read_reason(rp);
-    } else if (!gone && !r->waits) {
+    } else if (!gone && !rp->promised) {
         return not_known(rp, r->bad ? "the answer makes no sense" :
                          g_strerror(rp->err), errp);
     }
@@ -364,7 +370,7 @@ static ReturnPathVerdict verdict_cancelled(ReturnPath *rp, GError **errp)
     if (!rp->reader.met) {
         return RETURN_PATH_YES;
     }
-    if (!rp->reader.waits) {
+    if (!rp->promised) {
         return not_known(rp, "the wait for the answer was cancelled", errp);
     }
     say_cancelled(rp, errp);
@@ -401,7 +407,7 @@ char *return_path_last_words(ReturnPath *rp)
          wait_readable(rp, 0, -1) == READABLE; i++) {
         read_some(rp);
     }
-    if (!rp || !rp->reader.text[0]) {
+    if (!rp || rp->told || !rp->reader.text[0]) {
         return NULL;
     }
     g_strchomp(rp->reader.text);

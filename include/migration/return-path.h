@@ -59,9 +59,10 @@ void return_path_free(ReturnPath *rp);
  * or when cancelled.
  */
 bool return_path_meet(ReturnPath *rp, int ms, GError **errp);
-/* Has the receiver answered, and does it wait for our word? */
 bool return_path_met(const ReturnPath *rp);
-bool return_path_waits(const ReturnPath *rp);
+/* If the receiver waits for our word: promises it; RETURN_PATH_WILL must be sent
+ * before the end of the stream. */
+bool return_path_promise(ReturnPath *rp);
 /*
  * Everything has been sent.  One who has answered is waited for until it says
  * something or the connection ends; else, see the specification, for ten seconds.

@@ -1,16 +1,21 @@
 #!/usr/bin/python3
-# timeout: 600
+# timeout: 900
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The return path: both ends of a migration agree on where the guest is, whatever
 happens at its end."""
 
-import os
-import socket
+import signal
+import time
 
-from lib.migration import arrived, ended, go_on, same_ram, source, still_runs, twin
-from lib.tap import equal, main, test, wait_for
+from lib.migration import (Proxy, ended, go_on, gone_with, migrate, same_ram, source, status,
+                           still_runs, twin)
+from lib.tap import contains, equal, main, test, wait_for
 
 IMAGE = 1 << 20
+SHUT = b"\0\1\0\4\0\0\0"
+# what a sidecar answers: to "do you wait for my word", to "it will come", the end
+OURS = b"\0\2\0\4QSCW" b"\0\2\0\4QSC2" + SHUT + b"\0"
+PLAIN = b"\0\2\0\4QSC1" + SHUT + b"\0"  # a QEMU 7.2
 
 
 def busy(t, **options):
@@ -26,21 +31,266 @@ def busy(t, **options):
     return vm
 
 
+def writes(vm):
+    """The guest's disk is its own again."""
+    vm.guest.run("dd if=/dev/urandom of=/dev/vda bs=4096 count=4 conv=fsync")
+
+
+def runs_on(vm):
+    still_runs(vm)
+    writes(vm)
+
+
+def then_whole(t, vm, **changes):
+    """A retry succeeds, and nothing is lost."""
+    path = t.path("good.sock")
+    dst = twin(t, vm, "unix:" + path, name="good", **changes)
+    migrate(vm, dst, "unix:" + path)
+    runs_on(dst)
+    vm.quit()
+    dst.quit()
+
+
+class Attempt:
+    """A migration whose last bytes are held back, with everything sent."""
+
+    def __init__(self, t, src, name="dst", hold=1000, keep=None, **changes):
+        self.src = src
+        path = t.path(name + ".sock")
+        self.dst = twin(t, src, "unix:" + path, name=name, **changes)
+        self.proxy = Proxy(t, path + ".proxy", path, cut=-hold, stall=True, keep=keep)
+        src.qmp("migrate", uri=f"unix:{path}.proxy")
+        self.proxy.reached.wait()
+
+    def waits(self):
+        """The source is waiting for its answer."""
+        wait_for(lambda: status(self.src) == "device", "all to be sent")
+
+
+# ---- all goes well ----------------------------------------------------------------
+
+
 @test
 def a_plain_source_gets_its_answer(t):
     src = busy(t, sidecar=False)
-    path = t.path("a.sock")
-    dst = twin(t, src, "unix:" + path)
-    src.qmp("migrate", uri="unix:" + path)
+    a = Attempt(t, src)
+    a.proxy.release()
     ended(src)
-    ended(dst)
-    same_ram(src, dst)
+    ended(a.dst)
+    equal(a.proxy.said, b"\0\2\0\4\0\0\0\1" + SHUT + b"\0")
+    same_ram(src, a.dst)
     equal(src.qmp("query-status")["status"], "postmigrate")
-    go_on(src, dst)
-    still_runs(dst)
+    go_on(src, a.dst)
+    runs_on(a.dst)
     equal(src.stderr(), "")
     src.quit()
-    dst.quit()
+    a.dst.quit()
+
+
+@test
+def the_guest_runs_by_itself(t):
+    """Without -S, as soon as the source knows; a stop given while it is on its way
+    holds."""
+    src = busy(t, sidecar=False)
+    a = Attempt(t, src, paused=False)
+    equal(a.dst.qmp("query-status")["status"], "inmigrate")
+    a.proxy.release()
+    ended(src)
+    a.dst.qmp.wait_event("RESUME")
+    a.dst.guest.take_over()
+    runs_on(a.dst)
+    src.quit()
+    b = Attempt(t, a.dst, name="second", paused=False)
+    b.dst.qmp("stop")
+    b.proxy.release()
+    ended(b.src)
+    ended(b.dst)
+    equal(b.dst.qmp("query-status")["status"], "paused")
+    same_ram(b.src, b.dst)
+    b.src.quit()
+    b.dst.quit()
+
+
+def moves(t, said, **changes):
+    src = busy(t)
+    a = Attempt(t, src, **changes)
+    a.waits()
+    a.proxy.release()
+    ended(src)
+    ended(a.dst)
+    equal(a.proxy.said, said)
+    same_ram(src, a.dst)
+    go_on(src, a.dst)
+    runs_on(a.dst)
+    src.quit()
+    a.dst.quit()
+
+
+@test
+def a_plain_destination_answers(t):
+    moves(t, PLAIN, sidecar=False)
+
+
+@test
+def a_sidecar_answers(t):
+    moves(t, OURS)
+
+
+# ---- the destination does not take it ------------------------------------------------
+
+RNG = ("-device", "virtio-rng-pci,addr=1d")
+
+
+def refused(t, here, there, *words):
+    """A device is missing at the destination, which only its QEMU finds out, when
+    everything has been sent."""
+    src = busy(t, sidecar=here, options=RNG)
+    path = t.path("a.sock")
+    dst = twin(t, src, "unix:" + path, sidecar=there, options=())
+    src.qmp("migrate", uri="unix:" + path)
+    info = ended(src, "failed")
+    for word in words:
+        contains(info["error-desc"], word)
+    runs_on(src)
+    equal(dst.wait_exit(), 1)
+    then_whole(t, src)
+
+
+@test
+def a_plain_destination_refuses_at_the_end(t):
+    refused(t, True, False, "the destination went away")
+
+
+@test
+def a_sidecar_refuses_at_the_end(t):
+    refused(t, True, True, "the destination says: ")
+
+
+@test
+def a_plain_source_is_refused_at_the_end(t):
+    refused(t, False, True)
+
+
+def killed(t, here, there):
+    src = busy(t, sidecar=here)
+    a = Attempt(t, src, sidecar=there)
+    a.dst.process.kill()
+    a.dst.wait_exit()
+    ended(src, "failed")
+    runs_on(src)
+    then_whole(t, src)
+
+
+@test
+def a_plain_destination_is_killed_at_the_end(t):
+    killed(t, True, False)
+
+
+@test
+def a_sidecar_is_killed_at_the_end(t):
+    killed(t, True, True)
+
+
+@test
+def killed_at_the_end_of_a_plain_source(t):
+    killed(t, False, True)
+
+
+# ---- the destination is silent ------------------------------------------------------
+
+
+def silent(t, here, there):
+    src = busy(t, sidecar=here)
+    a = Attempt(t, src, sidecar=there)
+    a.dst.process.send_signal(signal.SIGSTOP)
+    a.proxy.release()
+    time.sleep(11)  # longer than anyone may guess
+    equal(status(src) in ("device", "active"), True, status(src))
+    equal(src.qmp("query-status")["running"], False, "running")
+    a.dst.process.send_signal(signal.SIGCONT)
+    ended(src)
+    ended(a.dst)
+    same_ram(src, a.dst)
+    go_on(src, a.dst)
+    runs_on(a.dst)
+    src.quit()
+    a.dst.quit()
+
+
+@test
+def a_plain_destination_is_waited_for(t):
+    silent(t, True, False)
+
+
+@test
+def a_sidecar_is_waited_for(t):
+    silent(t, True, True)
+
+
+@test
+def a_sidecar_keeps_a_plain_source_waiting(t):
+    silent(t, False, True)
+
+
+# ---- the source does not want it any more ---------------------------------------------
+
+
+def cancelled(t, here, keep, **changes):
+    """The destination has everything, or would have it; it does not run it."""
+    src = busy(t, sidecar=here)
+    a = Attempt(t, src, keep=keep, **changes)
+    if keep is not None:  # its SHUT does not come through
+        a.proxy.release()
+        wait_for(lambda: SHUT in a.proxy.said, "the destination's answer")
+    src.qmp("migrate_cancel")
+    a.proxy.release()
+    ended(src, "cancelled")
+    runs_on(src)
+    return a
+
+
+@test
+def cancelled_before_the_answer(t):
+    a = cancelled(t, True, None)
+    gone_with(a.dst, "given up")
+    then_whole(t, a.src)
+
+
+@test
+def cancelled_before_the_answer_came(t):
+    """The destination has said yes and waits for the word of the source."""
+    a = cancelled(t, True, 16, paused=False)
+    gone_with(a.dst, "the source has kept the guest")
+    then_whole(t, a.src)
+
+
+@test
+def a_plain_source_cancels_before_the_answer(t):
+    a = cancelled(t, False, None)
+    gone_with(a.dst, "given up")
+    then_whole(t, a.src)
+
+
+@test
+def a_cancel_that_cannot_be_decided(t):
+    """A plain destination may have it already: nobody runs it before somebody looks."""
+    src = busy(t)
+    a = Attempt(t, src, sidecar=False)
+    a.dst.process.send_signal(signal.SIGSTOP)
+    a.proxy.release()
+    a.waits()
+    src.qmp("migrate_cancel")
+    contains(ended(src, "failed")["error-desc"], "not known")
+    equal(src.qmp("query-status")["running"], False, "running")
+    a.dst.process.send_signal(signal.SIGCONT)
+    ended(a.dst)
+    go_on(src, a.dst)
+    runs_on(a.dst)
+    contains(src.qmp.error("cont").desc.lower(), "lock")
+    a.dst.end()
+    src.qmp("cont")
+    runs_on(src)
+    then_whole(t, src)
 
 
 main()

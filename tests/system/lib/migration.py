@@ -18,7 +18,7 @@ def source(t, name="src", **options):
     return VM(t, name=name, **options).start()
 
 
-def twin(t, vm, uri, name="dst", wait=True, **changes):
+def twin(t, vm, uri, name="dst", wait=True, paused=True, **changes):
     """A VM like vm with the same images that waits for a migration at uri
     (None: for the command migrate-incoming).  It stays paused (-S), so that
     RAM can be compared, until "cont"."""
@@ -26,7 +26,8 @@ def twin(t, vm, uri, name="dst", wait=True, **changes):
     drives = [f"file={path},format=raw,if=virtio,id=drive{i}{options.pop('drive_options', '')}"
               for i, path in enumerate(vm.images)]
     options["drives"] = drives + list(options.get("drives", ()))
-    options["options"] = [*options.get("options", ()), "-S", "-incoming", uri or "defer"]
+    options["options"] = [*options.get("options", ()), *["-S"][:paused],
+                          "-incoming", uri or "defer"]
     dst = VM(t, **options)
     dst.images = list(vm.images)
     dst.given = vm.given
@@ -97,15 +98,30 @@ def migrate(src, dst, uri, memory=128, compare=True, deadline=SOON, **arguments)
     return info
 
 
+def _ends(data):
+    """Is this the end of a stream: 00 06, be32 length, so much JSON?"""
+    if not data.endswith(b"}"):
+        return False
+    at = len(data)
+    while (at := data.rfind(b'\0\6', 0, at)) >= 0:
+        if int.from_bytes(data[at + 2:at + 6], "big") == len(data) - at - 6:
+            return True
+        at += 1
+    return False
+
+
 class Proxy:
     """Between the two ends: unix socket path → to.  cut: how many bytes pass;
     negative: all but so many at the end.  Then the connection is cut, or with
-    stall nothing more is read."""
+    stall nothing more is read until release().  What the destination says goes
+    back (all of it is in .said), with keep only the first so many bytes of it."""
 
-    def __init__(self, t, path, to, cut, stall=False):
-        self.path, self.to, self.cut, self.stall = path, to, cut, stall
+    def __init__(self, t, path, to, cut, stall=False, keep=None):
+        self.path, self.to, self.cut, self.stall, self.keep = path, to, cut, stall, keep
         self.passed = 0
+        self.said = b""
         self.reached = threading.Event()
+        self.released = threading.Event()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen()
@@ -120,13 +136,20 @@ class Proxy:
             outer = socket.socket(socket.AF_UNIX)
             self.sockets += [inner, outer]
             outer.connect(self.to)
-            if self.cut < 0:
-                self._all_but_the_end(inner, outer)
-            else:
+            back = threading.Thread(target=self._back, args=(inner, outer), daemon=True)
+            back.start()
+            rest = self._all_but_the_end(inner, outer) if self.cut < 0 else \
                 self._the_beginning(inner, outer)
             self.reached.set()
-            if not self.stall:
-                self._close_sockets()
+            if self.stall:
+                self.released.wait()
+                outer.sendall(rest)
+                while data := inner.recv(65536):
+                    outer.sendall(data)
+            if self.cut < 0:
+                outer.shutdown(socket.SHUT_WR)
+                back.join()
+            self._close_sockets()
         except OSError:
             self._close_sockets()
 
@@ -134,20 +157,36 @@ class Proxy:
         while self.passed < self.cut:
             data = inner.recv(min(65536, self.cut - self.passed))
             if not data:
-                return
+                break
             outer.sendall(data)
             self.passed += len(data)
+        return b""
 
     def _all_but_the_end(self, inner, outer):
-        held = b""
-        while data := inner.recv(65536):
+        held = tail = b""
+        while not _ends(tail) and (data := inner.recv(65536)):
             held += data
+            tail = (tail + data)[-MIB:]
             if len(held) > -self.cut:
                 outer.sendall(held[:self.cut])
                 self.passed += len(held) + self.cut
                 held = held[self.cut:]
-        outer.shutdown(socket.SHUT_WR)
-        inner.sendall(outer.recv(1000))
+        return held
+
+    def _back(self, inner, outer):
+        try:
+            while data := outer.recv(65536):
+                before = len(self.said)
+                self.said += data
+                if self.keep is not None:
+                    data = data[:max(0, self.keep - before)]
+                inner.sendall(data)
+            inner.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def release(self):
+        self.released.set()
 
     def _close_sockets(self):
         for s in self.sockets:
@@ -164,6 +203,7 @@ class Proxy:
             pass
         self.listener.close()
         self._close_sockets()
+        self.release()
         self.thread.join()
         if os.path.exists(self.path):
             os.unlink(self.path)
