@@ -20,11 +20,17 @@
  * in the drive.  A failed attempt leaves nothing behind, and the next one begins
  * with all chunks marked.
  *
+ * Chunks are read ahead of being sent, a few of them in flight (block.h, reading in
+ * bulk), so that the disk and the network work at the same time.  They go out in
+ * the order in which their marks were cleared, so a chunk that was marked again
+ * meanwhile is sent twice, the newer content last.  What is in flight still counts
+ * as pending, and the last pass begins with it.
+ *
  * With `inc', a chunk that is decided by the backing file alone when its turn comes
  * first is left out.  If the guest writes to it later it is sent as any other:
  * 1 MiB, in part from the backing file.
  *
- * Memory: one chunk.
+ * Memory: AHEAD chunks.
  *
  * Thread: the migration's; marks are set by the NBD workers, counters read by
  * anybody.
@@ -47,6 +53,7 @@
 /* Chunks of one section, so that RAM and monitors get their turn when there is
  * no limit. */
 #define SECTION_CHUNKS 16
+#define AHEAD 4 /* chunks in flight */
 
 typedef _Atomic uint64_t Counter;
 
@@ -58,15 +65,28 @@ typedef struct {
     Bitmap *marked;    /* also by the hook, on any thread */
     Bitmap *visited;   /* with base: chunks whose turn has come once */
     uint64_t chunk;    /* the pass goes on here */
-    bool announced;    /* something of it was sent, with its length */
+    bool announced;    /* something of it is sent, with its length */
     bool hooked;
 } SavedDrive;
+
+/* A chunk whose mark has been cleared. */
+typedef struct {
+    SavedDrive *drive;
+    int64_t offset, bytes;
+    bool zero;         /* as the image says; it was not read */
+    bool done;         /* it has been read */
+    int ret;           /* with what result */
+    uint8_t *buf;
+} AheadChunk;
 
 struct BlockSaver {
     SavedDrive *drives;
     size_t n;
     size_t drive;      /* the pass goes on here */
-    uint8_t *buf;
+    BdrvBulk *bulk;
+    AheadChunk ahead[AHEAD]; /* a ring */
+    size_t first;      /* the oldest */
+    Counter n_ahead;   /* written by the migration's thread */
 
     Counter total, transferred, duplicate, normal, skipped, passes;
 };
@@ -79,6 +99,11 @@ static void count(Counter *c, uint64_t n)
 static uint64_t get(const Counter *c)
 {
     return atomic_load_explicit(c, memory_order_relaxed);
+}
+
+static AheadChunk *oldest(BlockSaver *s)
+{
+    return get(&s->n_ahead) ? &s->ahead[s->first] : NULL;
 }
 
 /* ---- watching ------------------------------------------------------------------ */
@@ -153,18 +178,26 @@ static bool any_base(const BlockSaver *s)
     return false;
 }
 
+static bool make_buffers(BlockSaver *s, GError **errp)
+{
+    for (size_t i = 0; i < AHEAD; i++) {
+        s->ahead[i].buf = aligned_alloc(4096, BLK_MIG_CHUNK);
+        if (!s->ahead[i].buf) {
+            error_set(errp, "no memory for %d chunks of drives", AHEAD);
+            return false;
+        }
+    }
+    s->bulk = bdrv_bulk_new(AHEAD, errp);
+    return s->bulk != NULL;
+}
+
 BlockSaver *block_saver_new(BlockBackend *const *blks, size_t n, bool inc,
                             GError **errp)
 {
     BlockSaver *s = g_new0(BlockSaver, 1);
-    bool ok = true;
+    bool ok = make_buffers(s, errp);
 
     s->drives = g_new0(SavedDrive, n);
-    s->buf = aligned_alloc(4096, BLK_MIG_CHUNK);
-    if (!s->buf) {
-        error_set(errp, "no memory for a chunk of a drive");
-        ok = false;
-    }
     for (size_t i = 0; ok && i < n; i++) {
         ok = add_drive(s, blks[i], inc, errp);
     }
@@ -189,6 +222,10 @@ void block_saver_free(BlockSaver *s)
     if (!s) {
         return;
     }
+    bdrv_bulk_free(s->bulk); /* before what it reads, and into what, goes */
+    for (size_t i = 0; i < AHEAD; i++) {
+        free(s->ahead[i].buf);
+    }
     for (size_t i = 0; i < s->n; i++) {
         SavedDrive *d = &s->drives[i];
 
@@ -200,7 +237,6 @@ void block_saver_free(BlockSaver *s)
         bitmap_free(d->visited);
     }
     g_free(s->drives);
-    free(s->buf);
     g_free(s);
 }
 
@@ -214,10 +250,11 @@ static void put_head(BlockSaver *s, const SavedDrive *d, QEMUFile *f,
     count(&s->transferred, 9 + strlen(blk_name(d->blk)));
 }
 
-static bool put_data(BlockSaver *s, QEMUFile *f, bool limited, GError **errp)
+static bool put_data(BlockSaver *s, QEMUFile *f, const uint8_t *data, bool limited,
+                     GError **errp)
 {
     for (size_t done = 0; done < BLK_MIG_CHUNK; done += PIECE) {
-        qemu_put_buffer(f, s->buf + done, PIECE);
+        qemu_put_buffer(f, data + done, PIECE);
         count(&s->transferred, PIECE);
         if (limited && qemu_file_rate_exceeded(f) &&
             !qemu_file_wait_slice(f, errp)) {
@@ -264,39 +301,72 @@ static int known_zero(const SavedDrive *d, int64_t offset, int64_t bytes)
     return ret < 0 ? ret : (ret & BDRV_BLOCK_ZERO) && n >= bytes;
 }
 
-/* A chunk whose mark has been cleared. */
-static bool send_chunk(BlockSaver *s, SavedDrive *d, QEMUFile *f, uint64_t chunk,
-                       bool limited, GError **errp)
-{
-    int64_t offset = chunk * BLK_MIG_CHUNK;
-    int64_t bytes = MIN(BLK_MIG_CHUNK, d->length - offset);
-    int ret = in_base(d, offset, bytes);
+/* ---- reading ahead ------------------------------------------------------------------ */
 
+/* A chunk whose mark has been cleared: there is room for it. */
+static bool begin_chunk(BlockSaver *s, SavedDrive *d, uint64_t chunk, GError **errp)
+{
+    AheadChunk *c = &s->ahead[(s->first + get(&s->n_ahead)) % AHEAD];
+    int ret;
+
+    c->drive = d;
+    c->offset = chunk * BLK_MIG_CHUNK;
+    c->bytes = MIN(BLK_MIG_CHUNK, d->length - c->offset);
+    c->ret = 0;
+    ret = in_base(d, c->offset, c->bytes);
     if (ret > 0) {
         count(&s->skipped, 1);
         return true;
     }
-    ret = ret ? ret : known_zero(d, offset, bytes);
-    if (ret == 0) {
-        ret = bdrv_pread(d->node, offset, bytes, s->buf);
-        if (ret == 0) {
-            memset(s->buf + bytes, 0, BLK_MIG_CHUNK - bytes);
-            ret = buffer_is_zero(s->buf, bytes);
-        }
-    }
+    ret = ret ? ret : known_zero(d, c->offset, c->bytes);
     if (ret < 0) {
-        return drive_error(d, "cannot be read", offset, ret, errp);
+        return drive_error(d, "cannot be read", c->offset, ret, errp);
+    }
+    c->zero = c->done = ret;
+    if (!c->zero) {
+        bdrv_bulk_read(s->bulk, d->node, c->offset, c->bytes, c->buf, c);
     }
     d->announced = true;
-    if (ret) {
-        put_head(s, d, f, offset,
-                 BLK_MIG_FLAG_DEVICE_BLOCK | BLK_MIG_FLAG_ZERO_BLOCK);
-        count(&s->duplicate, 1);
-        return qemu_file_ok(f, errp);
+    count(&s->n_ahead, 1);
+    return true;
+}
+
+/* Until @c has been read. */
+static void finish_chunk(BlockSaver *s, AheadChunk *c)
+{
+    while (!c->done) {
+        void *opaque;
+        int ret = bdrv_bulk_wait(s->bulk, &opaque);
+        AheadChunk *other = opaque;
+
+        other->ret = ret;
+        other->done = true;
     }
-    put_head(s, d, f, offset, BLK_MIG_FLAG_DEVICE_BLOCK);
-    count(&s->normal, 1);
-    return put_data(s, f, limited, errp) && qemu_file_ok(f, errp);
+}
+
+/* The oldest one. */
+static bool send_chunk(BlockSaver *s, QEMUFile *f, bool limited, GError **errp)
+{
+    AheadChunk *c = oldest(s);
+    bool zero;
+
+    finish_chunk(s, c);
+    if (c->ret < 0) {
+        return drive_error(c->drive, "cannot be read", c->offset, c->ret, errp);
+    }
+    zero = c->zero || buffer_is_zero(c->buf, c->bytes);
+    put_head(s, c->drive, f, c->offset, BLK_MIG_FLAG_DEVICE_BLOCK |
+             (zero ? BLK_MIG_FLAG_ZERO_BLOCK : 0));
+    count(zero ? &s->duplicate : &s->normal, 1);
+    if (!zero) {
+        memset(c->buf + c->bytes, 0, BLK_MIG_CHUNK - c->bytes);
+        if (!put_data(s, f, c->buf, limited, errp)) {
+            return false;
+        }
+    }
+    s->first = (s->first + 1) % AHEAD;
+    atomic_fetch_sub_explicit(&s->n_ahead, 1, memory_order_relaxed);
+    return qemu_file_ok(f, errp);
 }
 
 /* The end of a section whose records were of @d (NULL: it had none): with the
@@ -354,29 +424,46 @@ static SavedDrive *next_drive(BlockSaver *s)
     return s->drive < s->n ? &s->drives[s->drive] : NULL;
 }
 
-bool block_saver_iterate(BlockSaver *s, QEMUFile *f, bool *more, GError **errp)
+/* As far ahead as may be. */
+static bool read_ahead(BlockSaver *s, GError **errp)
 {
-    SavedDrive *d = next_drive(s);
-    uint64_t before = get(&s->transferred), chunk;
-    bool first = d && !d->announced;
+    SavedDrive *d;
+    uint64_t chunk;
 
-    for (unsigned i = 0; d && i < SECTION_CHUNKS; i++) {
-        if ((first && d->announced) || qemu_file_rate_exceeded(f) ||
-            !next_chunk(d, &chunk)) {
-            break;
-        }
-        if (!send_chunk(s, d, f, chunk, true, errp)) {
+    while (get(&s->n_ahead) < AHEAD && (d = next_drive(s))) {
+        if (next_chunk(d, &chunk) && !begin_chunk(s, d, chunk, errp)) {
             return false;
         }
     }
-    put_end(get(&s->transferred) != before ? d : NULL, f);
-    *more = next_drive(s) != NULL;
+    return true;
+}
+
+/* The records of a section are of one drive. */
+bool block_saver_iterate(BlockSaver *s, QEMUFile *f, bool *more, GError **errp)
+{
+    const SavedDrive *d = NULL;
+
+    for (unsigned i = 0; i < SECTION_CHUNKS && !qemu_file_rate_exceeded(f); i++) {
+        if (!read_ahead(s, errp)) {
+            return false;
+        }
+        if (!oldest(s) || (d && oldest(s)->drive != d)) {
+            break;
+        }
+        d = oldest(s)->drive;
+        if (!send_chunk(s, f, true, errp)) {
+            return false;
+        }
+    }
+    put_end(d, f);
+    *more = oldest(s) || next_drive(s);
     return qemu_file_ok(f, errp);
 }
 
-static uint64_t marked_bytes(const BlockSaver *s)
+/* Marked, or in flight. */
+static uint64_t pending_bytes(const BlockSaver *s)
 {
-    uint64_t chunks = 0;
+    uint64_t chunks = get(&s->n_ahead);
 
     for (size_t i = 0; i < s->n; i++) {
         chunks += bitmap_count(s->drives[i].marked);
@@ -386,19 +473,21 @@ static uint64_t marked_bytes(const BlockSaver *s)
 
 uint64_t block_saver_pending(const BlockSaver *s)
 {
-    return marked_bytes(s);
+    return pending_bytes(s);
 }
 
 bool block_saver_complete(BlockSaver *s, QEMUFile *f, GError **errp)
 {
-    uint64_t chunk;
-
     block_saver_next_pass(s);
-    for (size_t i = 0; i < s->n; i++) {
-        while (next_chunk(&s->drives[i], &chunk)) {
-            if (!send_chunk(s, &s->drives[i], f, chunk, false, errp)) {
-                return false;
-            }
+    for (;;) {
+        if (!read_ahead(s, errp)) {
+            return false;
+        }
+        if (!oldest(s)) {
+            break;
+        }
+        if (!send_chunk(s, f, false, errp)) {
+            return false;
         }
     }
     put_end(NULL, f);
@@ -409,7 +498,7 @@ void block_saver_stats(const BlockSaver *s, BlockMigStats *st)
 {
     *st = (BlockMigStats) {
         .total = get(&s->total),
-        .remaining = MIN(marked_bytes(s), get(&s->total)),
+        .remaining = MIN(pending_bytes(s), get(&s->total)),
         .transferred = get(&s->transferred),
         .duplicate = get(&s->duplicate),
         .normal = get(&s->normal),

@@ -7,24 +7,12 @@ what it wrote at any moment is there, and it goes on as if nothing had been."""
 import os
 
 from lib.guest import make_image
-from lib.migration import arrived, ended, go_on, gone_with, same_ram, source
+from lib.migration import arrived, destination, ended, go_on, gone_with, same_ram, source
 from lib.tap import contains, equal, main, test, wait_for
-from lib.vm import VM
 
 MIB = 1 << 20
 SECTOR = 512
 SEED = 5
-
-
-def destination(t, src, uri, name="dst", sizes=None, **changes):
-    """A VM like src with images of its own that waits at uri."""
-    options = dict(src.given, name=name, **{"sidecar": True, **changes})
-    options["options"] = [*options.get("options", ()), "-S", "-incoming", uri]
-    dst = VM(t, sizes=src.sizes if sizes is None else sizes, **options)
-    dst.given = src.given
-    dst.start(wait=False)
-    dst.qmp("query-status")
-    return dst
 
 
 def busy(t, size=8 * MIB + 7 * SECTOR, **options):
@@ -68,17 +56,23 @@ def checked(dst):
         dst.guest.stop(job)
 
 
+def arrived_whole(src, dst):
+    """What has come is what was there, and the guest goes on with it."""
+    arrived(dst)
+    same_file(src.images[0], dst.images[0])
+    go_on(src, dst)
+    checked(dst)
+    src.quit()
+    dst.quit()
+
+
 def then_whole(t, src, name="good", **changes):
     """It moves, and nothing is lost."""
     path = t.path(name + ".sock")
     src.qmp("migrate_set_speed", value=0)
     dst = destination(t, src, "unix:" + path, name=name, **changes)
     info = arrives(src, dst, "unix:" + path, blk=True)
-    same_file(src.images[0], dst.images[0])
-    go_on(src, dst)
-    checked(dst)
-    src.quit()
-    dst.quit()
+    arrived_whole(src, dst)
     return info
 
 
@@ -291,12 +285,7 @@ def as_a_human_does_it(t):
     for line in ("Migration status: completed", "transferred disk: ", "remaining disk: 0 kbytes",
                  f"total disk: {src.sizes[0] >> 10} kbytes"):
         contains(text, line)
-    arrived(dst)
-    same_file(src.images[0], dst.images[0])
-    go_on(src, dst)
-    checked(dst)
-    src.quit()
-    dst.quit()
+    arrived_whole(src, dst)
 
 
 @test(limit=240)
@@ -306,12 +295,7 @@ def by_way_of_a_file(t):
     src.qmp("migrate", uri=f"exec:cat > {path}", blk=True)
     ended(src)
     dst = destination(t, src, f"exec:cat {path}")
-    arrived(dst)
-    same_file(src.images[0], dst.images[0])
-    go_on(src, dst)
-    checked(dst)
-    src.quit()
-    dst.quit()
+    arrived_whole(src, dst)
 
 
 @test(limit=300)

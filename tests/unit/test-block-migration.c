@@ -89,15 +89,37 @@ static void fill(BlockBackend *blk, uint32_t seed)
 }
 
 /* One drive "d" of @format at each end, theirs full of rubbish. */
-static void pair_of(Pair *p, const char *format)
+static void pair_of_length(Pair *p, const char *format, int64_t length)
 {
     char *from = at(p, "from"), *to = at(p, "to");
 
-    create(from, format, LENGTH, NULL);
-    create(to, format, LENGTH, NULL);
+    create(from, format, length, NULL);
+    create(to, format, length, NULL);
     p->from = drive(p->src, "d", from, format, BDRV_O_RDWR | BDRV_O_UNMAP);
     p->to = drive(p->dst, "d", to, format, BDRV_O_RDWR);
     fill(p->to, 99);
+}
+
+static void pair_of(Pair *p, const char *format)
+{
+    pair_of_length(p, format, LENGTH);
+}
+
+/* Ours is made of rubbish, and its file's requests fail as @faults say (NULL: they
+ * do not); theirs is new. */
+static void pair_with_faults(Pair *p, const char *from_faults, const char *to_faults)
+{
+    const char *faults[] = { from_faults, to_faults };
+    char *name[] = { at(p, "from"), at(p, "to") };
+
+    block_test_file_new(name[0], LENGTH, 4);
+    create(name[1], "raw", LENGTH, NULL);
+    for (int i = 0; i < 2; i++) {
+        g_autofree char *file = g_strconcat(faults[i] ? faults[i] : "", name[i], NULL);
+        BlockBackend *blk = drive(i ? p->dst : p->src, "d", file, "raw", BDRV_O_RDWR);
+
+        *(i ? &p->to : &p->from) = blk;
+    }
 }
 
 static void watch(Pair *p, bool inc)
@@ -319,6 +341,34 @@ static void each_kind_of_write(void)
     pair_clear(&p);
 }
 
+/* A section ends with chunks in flight: they count as not sent, and one that is
+ * written by then is sent again. */
+static void written_in_flight(gconstpointer in_the_last_pass)
+{
+    Pair p;
+    uint8_t buf[512];
+
+    pair_init(&p);
+    pair_of_length(&p, "raw", 20 * MIB);
+    fill(p.from, 1);
+    watch(&p, false);
+    g_assert_true(section(&p));
+    g_assert_cmpuint(stats(&p).normal, ==, 16);
+    g_assert_cmpuint(block_saver_pending(p.saver), ==, 4 * MIB);
+    g_assert_cmpuint(stats(&p).remaining, ==, 4 * MIB);
+    block_test_fill(buf, sizeof(buf), 2);
+    g_assert_cmpint(blk_pwrite(p.from, 17 * MIB, sizeof(buf), buf, 0), ==, 0);
+    g_assert_cmpuint(block_saver_pending(p.saver), ==, 5 * MIB);
+    if (!in_the_last_pass) {
+        pass(&p);
+        g_assert_cmpuint(block_saver_pending(p.saver), ==, MIB);
+    }
+    complete(&p);
+    g_assert_cmpuint(stats(&p).normal, ==, 21);
+    same(p.from, p.to);
+    pair_clear(&p);
+}
+
 /* ---- what is sent ------------------------------------------------------------------- */
 
 static void zeros_are_not_data(void)
@@ -487,14 +537,11 @@ static void cancelled_and_again(void)
 static void a_drive_that_cannot_be_read(void)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *name = NULL;
     GByteArray *bytes = g_byte_array_new();
     Pair p;
 
     pair_init(&p);
-    block_test_file_new(at(&p, "from"), LENGTH, 4);
-    name = g_strdup_printf("fault:read/4096-4096=EIO:%s", at(&p, "from"));
-    p.from = drive(p.src, "d", name, "raw", BDRV_O_RDWR);
+    pair_with_faults(&p, "fault:read/4096-4096=EIO:", NULL);
     watch(&p, false);
     g_assert_false(pass_to(&p, bytes, &error));
     g_assert_nonnull(strstr(error->message, "drive 'd'"));
@@ -617,16 +664,11 @@ static void what_qemu_sends(void)
 static void a_full_disk_is_an_error(void)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *name = NULL;
     GByteArray *bytes = g_byte_array_new();
     Pair p;
 
     pair_init(&p);
-    block_test_file_new(at(&p, "from"), LENGTH, 4);
-    create(at(&p, "to"), "raw", LENGTH, NULL);
-    name = g_strdup_printf("fault:write#2+=ENOSPC:%s", at(&p, "to"));
-    p.from = drive(p.src, "d", at(&p, "from"), "raw", BDRV_O_RDWR);
-    p.to = drive(p.dst, "d", name, "raw", BDRV_O_RDWR);
+    pair_with_faults(&p, NULL, "fault:write#2+=ENOSPC:");
     watch(&p, false);
     g_assert_true(pass_to(&p, bytes, NULL));
     g_assert_false(load(&p, bytes, &error));
@@ -645,6 +687,8 @@ int main(int argc, char **argv)
                          under_writes);
     g_test_add_func("/block-migration/write-under-way",
                     the_write_that_is_under_way);
+    g_test_add_data_func("/block-migration/in-flight", NULL, written_in_flight);
+    g_test_add_data_func("/block-migration/in-flight/last", "last", written_in_flight);
     g_test_add_func("/block-migration/kinds-of-write", each_kind_of_write);
     g_test_add_func("/block-migration/zeros", zeros_are_not_data);
     g_test_add_func("/block-migration/inc", above_the_backing_file);

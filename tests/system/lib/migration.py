@@ -37,6 +37,17 @@ def twin(t, vm, uri, name="dst", wait=True, paused=True, **changes):
     return dst
 
 
+def destination(t, src, uri, name="dst", sizes=None, **changes):
+    """A VM like src with images of its own that waits at uri."""
+    options = dict(src.given, name=name, **{"sidecar": True, **changes})
+    options["options"] = [*options.get("options", ()), "-S", "-incoming", uri]
+    dst = VM(t, sizes=src.sizes if sizes is None else sizes, **options)
+    dst.given = src.given
+    dst.start(wait=False)
+    dst.qmp("query-status")
+    return dst
+
+
 def status(vm):
     return vm.qmp("query-migrate").get("status", "none")
 
