@@ -54,6 +54,8 @@ void bdrv_image_info_clear(BdrvImageInfo *info)
     g_clear_pointer(&info->backing_file, g_free);
     g_clear_pointer(&info->backing_format, g_free);
     g_clear_pointer(&info->backing, bdrv_unref);
+    g_clear_pointer(&info->snapshots, g_ptr_array_unref);
+    g_clear_pointer(&info->bitmaps, g_ptr_array_unref);
 }
 
 /* ---- corruption ------------------------------------------------------------------- */

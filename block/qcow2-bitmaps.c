@@ -29,7 +29,6 @@
 #define EXT_BITMAPS 0x23852875
 #define EXT_BYTES 24
 #define ENTRY_BYTES 24
-#define FLAG_IN_USE 1
 /* QEMU's limits: bitmaps, a name, a table; and of ours: the whole directory. */
 #define MAX_BITMAPS 65535
 #define MAX_NAME 1023
@@ -192,6 +191,30 @@ bool qcow2_bitmaps_check(BlockNode *bs, GError **errp)
     return qcow2_bitmaps_visit(bs, nothing, bs, errp);
 }
 
+bool qcow2_bitmaps_list(BlockNode *bs, Qcow2BitmapFn *fn, void *opaque)
+{
+    g_autofree uint8_t *dir = NULL;
+    uint64_t offset, bytes, pos = 0;
+    uint32_t n = 0;
+
+    if (!qcow2_has_bitmaps(bs->opaque)) {
+        return true;
+    }
+    dir = read_directory(bs, &offset, &bytes, &n, NULL);
+    for (uint32_t i = 0; dir && i < n; i++) {
+        const uint8_t *entry = dir + pos;
+        uint64_t len = entry_bytes(entry, bytes - pos);
+
+        if (len == 0 ||
+            !fn(opaque, (const char *)entry + ENTRY_BYTES + qcow2_get_be(entry + 20, 4),
+                qcow2_get_be(entry + 18, 2), qcow2_get_be(entry + 12, 4), entry[17])) {
+            return false;
+        }
+        pos += len;
+    }
+    return dir;
+}
+
 /* The names, for a message. */
 static void add_name(GString *names, const uint8_t *entry)
 {
@@ -223,8 +246,8 @@ int qcow2_bitmaps_mark_in_use(BlockNode *bs)
         if (len == 0) {
             return -EIO; /* it was checked: somebody else writes the file */
         }
-        if (!(dir[pos + 15] & FLAG_IN_USE)) {
-            dir[pos + 15] |= FLAG_IN_USE;
+        if (!(dir[pos + 15] & QCOW2_BITMAP_IN_USE)) {
+            dir[pos + 15] |= QCOW2_BITMAP_IN_USE;
             add_name(names, dir + pos);
         }
         pos += len;

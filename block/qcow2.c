@@ -158,6 +158,7 @@ static bool prepare_writing(BlockNode *bs, Qcow2State *s, GError **errp)
 static void free_state(Qcow2State *s)
 {
     qcow2_extensions_clear(&s->ext);
+    qcow2_info_free(s);
     if (s->slices) {
         qcow2_map_destroy(s);
     }
@@ -202,6 +203,7 @@ static bool qcow2_open(BlockNode *bs, int flags, GError **errp)
         free_state(s);
         return false;
     }
+    qcow2_info_load(bs);
     return true;
 }
 
@@ -256,6 +258,8 @@ static void qcow2_image_info(BlockNode *bs, BdrvImageInfo *info)
     info->dirty = s->header.incompatible & QCOW2_INCOMPAT_DIRTY;
     info->corrupt = (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT) ||
                     (atomic_load(&s->broken) && !bdrv_is_read_only(bs));
+    info->snapshots = s->snapshots ? g_ptr_array_ref(s->snapshots) : NULL;
+    info->bitmaps = s->bitmaps ? g_ptr_array_ref(s->bitmaps) : NULL;
 }
 
 const BlockDriver bdrv_qcow2 = {

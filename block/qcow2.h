@@ -12,6 +12,7 @@
  *     qcow2-check.c       what is metadata, what refers to what
  *     qcow2-repair.c      refcounts counted anew
  *     qcow2-bitmaps.c     persistent bitmaps, which are only kept
+ *     qcow2-info.c        snapshots and bitmaps, as monitors list them
  *     qcow2-resize.c      another size, another backing file
  *     qcow2-create.c      new images
  *
@@ -184,6 +185,10 @@ typedef struct {
      * file), under checkpoint_lock. */
     Qcow2Header header;
     Qcow2Extensions ext;
+
+    /* Constant once the image is open. */
+    GPtrArray *snapshots; /* BdrvSnapshotInfo, or NULL: none */
+    GPtrArray *bitmaps;   /* BdrvBitmapInfo; the same */
 
     /* Guarded by the map. */
     Qcow2Shard shards[BLOCK_SHARDS];
@@ -399,6 +404,17 @@ bool qcow2_bitmaps_visit(BlockNode *bs, Qcow2VisitFn *fn, void *opaque,
                          GError **errp);
 /* They will no longer be true: say so in the image and on stderr. */
 int qcow2_bitmaps_mark_in_use(BlockNode *bs);
+#define QCOW2_BITMAP_IN_USE 1
+#define QCOW2_BITMAP_AUTO 2
+/* Each of them, until @fn says false.  False: it did, or they make no sense. */
+typedef bool Qcow2BitmapFn(void *opaque, const char *name, size_t len, unsigned flags,
+                           unsigned granularity_bits);
+bool qcow2_bitmaps_list(BlockNode *bs, Qcow2BitmapFn *fn, void *opaque);
+
+/* ---- lists for the monitors (qcow2-info.c) -------------------------------------- */
+
+void qcow2_info_load(BlockNode *bs);
+void qcow2_info_free(Qcow2State *s);
 
 /* Change bytes of the header on disk, durable when it returns. */
 int qcow2_header_patch(BlockNode *bs, size_t at, const void *bytes, size_t n);

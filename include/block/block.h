@@ -100,6 +100,19 @@ bool bdrv_is_read_only(const BlockNode *bs);
 int64_t bdrv_length(BlockNode *bs);
 /* Bytes taken on disk, or a negative errno. */
 int64_t bdrv_allocated_size(BlockNode *bs);
+/* An internal snapshot, a persistent bitmap, as the image lists them. */
+typedef struct {
+    char *id, *name;
+    uint64_t vm_state_size, vm_clock_nsec;
+    uint32_t date_sec, date_nsec;
+    uint64_t icount; /* UINT64_MAX: unknown */
+} BdrvSnapshotInfo;
+typedef struct {
+    char *name;
+    uint64_t granularity;
+    bool in_use, automatic;
+} BdrvBitmapInfo;
+
 /* What a monitor may want to know.  Does not wait for anything; any thread. */
 typedef struct {
     int64_t allocated;   /* bytes taken on disk; -1: unknown */
@@ -109,6 +122,8 @@ typedef struct {
     const char *compat;  /* "0.10", "1.1"; NULL: another format */
     bool lazy_refcounts, corrupt;
     unsigned refcount_bits;
+    GPtrArray *snapshots; /* BdrvSnapshotInfo; a reference, or NULL: none */
+    GPtrArray *bitmaps;   /* BdrvBitmapInfo; the same */
     char *backing_file, *backing_format; /* as the image has them, or NULL */
     BlockNode *backing;  /* a reference, or NULL */
 } BdrvImageInfo;

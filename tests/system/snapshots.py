@@ -144,4 +144,53 @@ def names_with_a_protocol_and_in_other_folders(t):
     t.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", t.path("c"), t.path("a"))
 
 
+def with_lists(t, name, *options):
+    """An image with internal snapshots, over one that has some too; and bitmaps,
+    if it can have any."""
+    path = t.path(name)
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", ",".join(options), path, "1M")
+    for i, snapshot in enumerate(("one", "zwei ü", "a name longer than its column " * 3)):
+        t.run("qemu-io", "-f", "qcow2", "-c", f"write -P {i + 1} {i}k 70k", path)
+        t.run("qemu-img", "snapshot", "-c", snapshot, path)
+    if "compat=v2" not in options:
+        for i, more in enumerate(([], ["--disable"], ["-g", "4096"])):
+            t.run("qemu-img", "bitmap", "--add", *more, path, f"b{i}")
+    return path
+
+
+def shown(t, sidecar, images, extra):
+    """What monitors say of the images, put into one form."""
+    vm = VM(t, guest=False, sidecar=sidecar, name=f"vm{sidecar}",
+            drives=[f"if=virtio,id=d{i},format=qcow2,file={image}{extra}"
+                    for i, image in enumerate(images)]).start()
+    result = []
+    for block in vm.qmp("query-block"):
+        image = block["inserted"]["image"]
+        while image:
+            image.pop("actual-size")
+            image = image.get("backing-image")
+        result.append(block["inserted"]["image"])
+    text = "".join(line for line in vm.qmp.hmp("info block -v").splitlines(True)
+                   if "(#block" not in line and not line.startswith("disk size"))
+    vm.quit()
+    return result, text
+
+
+@test
+def internal_snapshots_and_bitmaps_are_listed_as_by_qemu(t):
+    base = with_lists(t, "base", "compat=v2")
+    images = [base, with_lists(t, "v3", "compat=v3", "cluster_size=4k"),
+              with_lists(t, "top", f"backing_file={with_lists(t, 'mid', 'compat=v3')}",
+                         "backing_fmt=qcow2", "refcount_bits=64,lazy_refcounts=on")]
+    for extra in (",readonly=on", ""):
+        want, want_text = shown(t, False, images, extra)
+        got, text = shown(t, True, images, extra)
+        equal(got, want, "query-block")
+        equal(text, want_text, "info block -v")
+        for image, count in zip(got, (3, 3, 3)):
+            equal(len(image["snapshots"]), count)
+    equal([b["flags"] for b in got[1]["format-specific"]["data"]["bitmaps"]],
+          [["in-use", "auto"], ["in-use"], ["in-use", "auto"]])
+
+
 main()
