@@ -17,6 +17,7 @@
 #define TESTS_FUZZ_H
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
