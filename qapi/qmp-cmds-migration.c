@@ -176,6 +176,29 @@ int64_t qmp_query_migrate_cache_size(Monitor *mon, GError **errp)
     return p.xbzrle_cache_size;
 }
 
+/* None is switched if one can't be. */
+static bool set_capability(MigrationParameters *p,
+                           const SidecarMigrationCapabilityStatus *c, GError **errp)
+{
+    switch (c->capability) {
+    case SIDECAR_MIGRATION_CAPABILITY_XBZRLE:
+        p->xbzrle = c->state;
+        return true;
+    case SIDECAR_MIGRATION_CAPABILITY_BLOCK:
+        p->block = c->state;
+        return true;
+    case SIDECAR_MIGRATION_CAPABILITY_EVENTS:
+    case SIDECAR_MIGRATION_CAPABILITY_RETURN_PATH:
+        return true; /* always on */
+    default:
+        if (c->state) {
+            error_set(errp, "The migration capability '%s' is not supported by "
+                      "qemu-sidecar", SidecarMigrationCapability_str(c->capability));
+        }
+        return !c->state;
+    }
+}
+
 bool qmp_migrate_set_capabilities(Monitor *mon,
                                   SidecarMigrationCapabilityStatusList *list,
                                   GError **errp)
@@ -184,11 +207,8 @@ bool qmp_migrate_set_capabilities(Monitor *mon,
 
     migration_get_parameters(manager(mon), &p);
     for (; list; list = list->next) {
-        if (list->value->capability == SIDECAR_MIGRATION_CAPABILITY_XBZRLE) {
-            p.xbzrle = list->value->state;
-        }
-        if (list->value->capability == SIDECAR_MIGRATION_CAPABILITY_BLOCK) {
-            p.block = list->value->state;
+        if (!set_capability(&p, list->value, errp)) {
+            return false;
         }
     }
     return migration_set_parameters(manager(mon), &p, errp);
@@ -214,6 +234,7 @@ qmp_query_migrate_capabilities(Monitor *mon, GError **errp)
     MigrationParameters p;
 
     migration_get_parameters(manager(mon), &p);
+    prepend(&list, SIDECAR_MIGRATION_CAPABILITY_RETURN_PATH, true);
     prepend(&list, SIDECAR_MIGRATION_CAPABILITY_EVENTS, true);
     prepend(&list, SIDECAR_MIGRATION_CAPABILITY_BLOCK, p.block);
     prepend(&list, SIDECAR_MIGRATION_CAPABILITY_XBZRLE, p.xbzrle);

@@ -7,8 +7,11 @@
  */
 #include "../unit/stream-sample.h"
 #include "fuzz.h"
+#include "migration/return-path.h"
 
 #define GUARD 64
+
+static QemuStream *awaited; /* the one that is being read */
 
 static bool load(void *opaque, QEMUFile *f, GError **errp)
 {
@@ -27,7 +30,18 @@ static bool load_block(void *opaque, QEMUFile *f, GError **errp)
     return ok;
 }
 
-static const QemuStreamHandler handler = { .ram = load, .block = load_block };
+/* The end is then found by the description. */
+static bool command(void *opaque, QEMUFile *f, uint16_t kind, const uint8_t *data,
+                    size_t len, bool *keep, GError **errp)
+{
+    *keep = kind != MIG_CMD_OPEN_RETURN_PATH;
+    awaited->awaited |= !*keep;
+    return true;
+}
+
+static const QemuStreamHandler handler = {
+    .ram = load, .block = load_block, .command = command,
+};
 
 static void put_again(const QemuStream *qs, RamLoader *l)
 {
@@ -53,8 +67,10 @@ static void as_incoming(GByteArray *bytes)
     QemuStream qs;
 
     qemu_stream_init(&qs);
+    awaited = &qs;
     if (qemu_stream_read(f, &qs, &handler, l, NULL)) {
         qemu_stream_whole(&qs, true);
+        qemu_stream_runs(&qs);
         qemu_stream_set_running(&qs);
         put_again(&qs, l);
     }
@@ -66,11 +82,24 @@ static void as_incoming(GByteArray *bytes)
     ram_loader_free(l);
 }
 
+/* What a destination might answer. */
+static void as_return_path(const uint8_t *data, size_t size)
+{
+    ReturnPathReader r = { 0 };
+
+    return_path_feed(&r, data, size / 2);
+    return_path_feed(&r, data + size / 2, size - size / 2);
+    return_path_feed_end(&r);
+    g_assert_cmpuint(strlen(r.text), <=, RETURN_PATH_TEXT_MAX);
+    g_assert_cmpuint(r.have, <=, 8);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     GByteArray *bytes = g_byte_array_new();
     QEMUFile *f;
 
+    as_return_path(data, size);
     g_byte_array_append(bytes, data, (guint)size);
     as_incoming(bytes);
     f = sample_file(bytes, 0);
@@ -85,10 +114,10 @@ GPtrArray *fuzz_seeds(void)
     GPtrArray *seeds =
         g_ptr_array_new_with_free_func((GDestroyNotify)g_byte_array_unref);
 
-    for (int i = 0; i < 32; i++) {
+    for (int i = 0; i < 64; i++) {
         const SampleOptions o = {
             .capabilities = i & 1, .footers = i & 2, .addresses = i & 4,
-            .command = i & 8, .block = i & 16,
+            .command = i & 8, .block = i & 16, .return_path = i & 32,
         };
 
         g_ptr_array_add(seeds, sample_stream(&o));

@@ -5,9 +5,11 @@
 happens at its end."""
 
 import signal
+import socket
+import threading
 import time
 
-from lib.migration import (Proxy, ended, go_on, gone_with, migrate, same_ram, source, status,
+from lib.migration import (Proxy, ended, ends, go_on, gone_with, migrate, same_ram, source, status,
                            still_runs, twin)
 from lib.tap import contains, equal, main, test, wait_for
 
@@ -65,6 +67,29 @@ class Attempt:
     def waits(self):
         """The source is waiting for its answer."""
         wait_for(lambda: status(self.src) == "device", "all to be sent")
+
+
+class Keeper:
+    """Takes a stream, says that it has the guest, and puts it into a file."""
+
+    def __init__(self, t, path, name):
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.name = name
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+        t.defer(self.listener.close)
+
+    def _run(self):
+        connection, _ = self.listener.accept()
+        tail = b""
+        with connection, open(self.name, "wb") as f:
+            while not ends(tail) and (data := connection.recv(65536)):
+                f.write(data)
+                tail = (tail + data)[-(1 << 20):]
+            f.flush()
+            connection.sendall(SHUT + b"\0")
 
 
 # ---- all goes well ----------------------------------------------------------------
@@ -134,6 +159,48 @@ def a_plain_destination_answers(t):
 @test
 def a_sidecar_answers(t):
     moves(t, OURS)
+
+
+@test
+def a_file_with_the_commands_is_read(t):
+    """What a plain source sends to somebody who answers and keeps it."""
+    src = busy(t, sidecar=False)
+    path, name = t.path("keeper.sock"), t.path("state")
+    keeper = Keeper(t, path, name)
+    src.qmp("migrate", uri="unix:" + path)
+    ended(src)
+    keeper.thread.join()
+    dst = twin(t, src, f"exec:cat {name}")
+    ended(dst)
+    same_ram(src, dst)
+    go_on(src, dst)
+    runs_on(dst)
+    src.quit()
+    dst.quit()
+
+
+@test
+def what_management_tools_set(t):
+    vm = source(t, guest=False)
+    listed = {c["capability"]: c["state"] for c in vm.qmp("query-migrate-capabilities")}
+    equal(listed, {"xbzrle": False, "block": False, "events": True, "return-path": True})
+    for state in (False, True):
+        vm.qmp("migrate-set-capabilities", capabilities=[
+            {"capability": "return-path", "state": state},
+            {"capability": "events", "state": state}])
+    equal({c["capability"]: c["state"] for c in vm.qmp("query-migrate-capabilities")}, listed)
+    # what we do not have is off
+    for name in ("pause-before-switchover", "late-block-activate", "auto-converge",
+                 "zero-blocks", "multifd", "postcopy-ram"):
+        vm.qmp("migrate-set-capabilities",
+               capabilities=[{"capability": name, "state": False}])
+        contains(vm.qmp.error("migrate-set-capabilities", capabilities=[
+            {"capability": "xbzrle", "state": True},
+            {"capability": name, "state": True}]).desc, name)
+    equal({c["capability"]: c["state"] for c in vm.qmp("query-migrate-capabilities")}, listed)
+    contains(vm.qmp.error("migrate-set-capabilities", capabilities=[
+        {"capability": "no-such", "state": True}]).desc, "no-such")
+    vm.quit()
 
 
 # ---- the destination does not take it ------------------------------------------------

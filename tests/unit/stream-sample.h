@@ -20,6 +20,7 @@ typedef struct {
     bool footers;
     bool addresses;    /* the list of blocks as with x-ignore-shared */
     bool command;      /* before the end of ram */
+    bool return_path;  /* with its commands, behind the header */
     bool block;        /* with sections of drives, which say "d" is zeros */
 } SampleOptions;
 
@@ -203,6 +204,9 @@ static inline GByteArray *sample_stream(const SampleOptions *o)
     QEMUFile *f = sample_file(bytes, 0);
 
     sample_header(f, o);
+    if (o->return_path) {
+        qemu_put_buffer(f, "\x08\0\1\0\0" "\x08\0\2\0\4\0\0\0\1", 14);
+    }
     sample_block(f, o, QEMU_VM_SECTION_START);
     sample_section(f, QEMU_VM_SECTION_START);
     sample_list(f, o);

@@ -18,6 +18,11 @@ static const SampleOptions device_only = {
     .capabilities = true, .footers = true, .addresses = true,
 };
 
+static const SampleOptions waiting = { .footers = true, .return_path = true };
+static const SampleOptions waiting_with_all = {
+    .footers = true, .return_path = true, .capabilities = true, .command = true,
+};
+
 static bool load(void *opaque, QEMUFile *f, GError **errp)
 {
     return ram_loader_load(opaque, f, errp);
@@ -310,6 +315,60 @@ static void device_state(void)
     g_byte_array_unref(bytes);
 }
 
+/* ---- a sender that waits for an answer ------------------------------------------- */
+
+/* What commands came, a letter each; which of them is taken out. */
+static char of_commands[8];
+static QemuStream *reading;
+
+static bool on_command(void *opaque, QEMUFile *f, uint16_t kind, const uint8_t *data,
+                       size_t len, bool *keep, GError **errp)
+{
+    g_strlcat(of_commands, kind == MIG_CMD_OPEN_RETURN_PATH ? "o" :
+              kind == MIG_CMD_PING ? "p" : "?", sizeof(of_commands));
+    *keep = kind != MIG_CMD_OPEN_RETURN_PATH && kind != MIG_CMD_PING;
+    reading->awaited |= kind == MIG_CMD_OPEN_RETURN_PATH;
+    if (kind == MIG_CMD_PING && (len != 4 || data[3] != 1)) {
+        return qemu_file_bad(f, errp, "test", "a PING of %zu bytes", len);
+    }
+    return true;
+}
+
+static const QemuStreamHandler with_commands = {
+    .ram = load, .block = load_block, .command = on_command,
+};
+
+/* It ends where its description ends, with nothing read behind that, and its commands
+ * do not go on. */
+static void awaited(gconstpointer data)
+{
+    const SampleOptions *o = data;
+    GByteArray *bytes = sample_stream(o);
+    g_autofree uint8_t *ram = g_malloc0(SAMPLE_RAM);
+    RamLoader *l = loader_new(ram);
+    GError *error = NULL;
+    QemuStream qs;
+    QEMUFile *f;
+
+    g_byte_array_append(bytes, (const uint8_t *)"more", 4);
+    f = sample_file(bytes, 1);
+    of_commands[0] = '\0';
+    reading = &qs;
+    qemu_stream_init(&qs);
+    g_assert_true(qemu_stream_read(f, &qs, &with_commands, l, &error));
+    g_assert_no_error(error);
+    g_assert_cmpstr(of_commands, ==, o->command ? "op?" : "op");
+    g_assert_cmpuint(qs.commands->len, ==, o->command ? 5 : 0);
+    g_assert_true(qemu_stream_whole(&qs, true));
+    g_assert_false(qemu_stream_runs(&qs));
+    g_assert_true(qemu_stream_set_running(&qs) && qemu_stream_runs(&qs));
+    g_assert_cmpint(qemu_get_byte(f), ==, 'm');
+    qemu_file_abandon(f);
+    ram_loader_free(l);
+    qemu_stream_clear(&qs);
+    g_byte_array_unref(bytes);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -331,5 +390,9 @@ int main(int argc, char **argv)
     g_test_add_func("/qemu-stream/drives-put",
                     drives_are_put_as_they_are_read);
     g_test_add_func("/qemu-stream/device-state", device_state);
+    g_test_add_data_func("/qemu-stream/awaited", &waiting, awaited);
+    g_test_add_data_func("/qemu-stream/awaited/command", &waiting_with_all, awaited);
+    g_test_add_data_func("/qemu-stream/cut-waiting", &waiting_with_all,
+                         cut_everywhere);
     return g_test_run();
 }

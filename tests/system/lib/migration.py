@@ -109,7 +109,7 @@ def migrate(src, dst, uri, memory=128, compare=True, deadline=SOON, **arguments)
     return info
 
 
-def _ends(data):
+def ends(data):
     """Is this the end of a stream: 00 06, be32 length, so much JSON?"""
     if not data.endswith(b"}"):
         return False
@@ -175,7 +175,7 @@ class Proxy:
 
     def _all_but_the_end(self, inner, outer):
         held = tail = b""
-        while not _ends(tail) and (data := inner.recv(65536)):
+        while not ends(tail) and (data := inner.recv(65536)):
             held += data
             tail = (tail + data)[-MIB:]
             if len(held) > -self.cut:
