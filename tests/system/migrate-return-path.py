@@ -25,12 +25,17 @@ def busy(t, **options):
     vm.guest.start("memory", "memory", 8, 3, "sparse")
     vm.guest.wait("memory", 8 * 256 + 100)
     if not options.get("sidecar", True):
-        vm.qmp("migrate-set-capabilities",
-               capabilities=[{"capability": "return-path", "state": True},
-                             {"capability": "events", "state": True}])
-        # one round and the end: QEMU 7.2 under TCG loses pages in many rounds
-        vm.qmp("migrate-set-parameters", max_bandwidth=0, downtime_limit=20000)
+        asks(vm)
     return vm
+
+
+def asks(vm):
+    """A plain source that wants an answer."""
+    vm.qmp("migrate-set-capabilities",
+           capabilities=[{"capability": "return-path", "state": True},
+                         {"capability": "events", "state": True}])
+    # one round and the end: QEMU 7.2 under TCG loses pages in many rounds
+    vm.qmp("migrate-set-parameters", max_bandwidth=0, downtime_limit=20000)
 
 
 def writes(vm):
@@ -159,6 +164,42 @@ def a_plain_destination_answers(t):
 @test
 def a_sidecar_answers(t):
     moves(t, OURS)
+
+
+def hop(t, src, name, over, **changes):
+    """To another one, over tcp or passed descriptors."""
+    if over == "tcp":
+        with socket.socket() as s:  # a port that is free
+            s.bind(("127.0.0.1", 0))
+            uri = f"tcp:127.0.0.1:{s.getsockname()[1]}"
+        dst = twin(t, src, uri, name=name, **changes)
+    else:
+        uri = "fd:mig"
+        a, b = socket.socketpair()
+        dst = twin(t, src, None, name=name, **changes)
+        dst.qmp("getfd", fds=[b.fileno()], fdname="mig")
+        dst.qmp("migrate-incoming", uri=uri)
+        src.qmp("getfd", fds=[a.fileno()], fdname="mig")
+        a.close()
+        b.close()
+    src.qmp("migrate", uri=uri)
+    ended(src)
+    ended(dst)
+    equal(src.qmp("query-status")["status"], "postmigrate")
+    go_on(src, dst)
+    runs_on(dst)
+    src.quit()
+    return dst
+
+
+@test(limit=240)
+def over_tcp_and_descriptors(t):
+    vm = busy(t)
+    for i, over in enumerate(("tcp", "fd")):
+        vm = hop(t, vm, f"plain{i}", over, sidecar=False)
+        asks(vm)
+        vm = hop(t, vm, f"ours{i}", over)
+    vm.quit()
 
 
 @test
