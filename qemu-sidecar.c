@@ -291,6 +291,13 @@ static void allow_pid(void *opaque, pid_t pid)
     nbd_server_allow_pid(p->sc.nbd, pid);
 }
 
+static void add_inherited_fd(void *opaque, int64_t set, int fd)
+{
+    Program *p = opaque;
+
+    monitor_add_inherited_fd(p->sc.monitors, set, fd);
+}
+
 static void start_migration(Program *p)
 {
     const MigrationConfig cfg = {
@@ -367,6 +374,7 @@ static bool start_qemu(Program *p, GError **errp)
         start.environ = env = guest_ram_environ(p->sc.ram);
     }
     p->sc.monitors = monitor_set_new(&p->sc);
+    emu_cmdline_fdsets(p->cl, add_inherited_fd, p);
     block_context_set_corrupt_fn(p->sc.block, on_corrupt_image, p);
     p->watch = drive_watch_new(&p->sc);
     p->sc.jobs = block_job_set_new(on_job_ended, p);

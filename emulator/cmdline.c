@@ -316,6 +316,30 @@ static bool needs_quotes(const char *word)
                                        "0123456789-_=+:,./@%^")];
 }
 
+/* A number as QEMU takes it for a descriptor or a set. */
+static bool get_number(const Keyval *kv, const char *key, gint64 max, gint64 *n)
+{
+    const char *text = keyval_get(kv, key);
+
+    return text && g_ascii_string_to_signed(text, 10, 0, max, n, NULL);
+}
+
+void emu_cmdline_fdsets(const EmuCmdline *cl,
+                        void (*fn)(void *opaque, int64_t set, int fd), void *opaque)
+{
+    for (guint i = 0; i < cl->options->len; i++) {
+        const EmuOption *opt = g_ptr_array_index(cl->options, i);
+        g_autoptr(Keyval) kv = emu_option_is(opt, "add-fd") && opt->arg
+                                   ? keyval_parse(opt->arg, NULL) : NULL;
+        gint64 fd, set;
+
+        if (kv && get_number(kv, "fd", INT_MAX, &fd) &&
+            get_number(kv, "set", G_MAXINT64, &set)) {
+            fn(opaque, set, (int)fd);
+        }
+    }
+}
+
 char *emu_cmdline_quote(char *const *argv)
 {
     GString *out = g_string_new(NULL);

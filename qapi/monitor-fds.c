@@ -247,20 +247,47 @@ static bool remember(MonitorSet *set, const AddfdInfo *info, int fd, GError **er
     return room;
 }
 
-/* Forget those of set @id, or only the one that QEMU calls @emulator_fd (-1:
- * all). */
-static void forget(MonitorSet *set, int64_t id, int64_t emulator_fd)
+/* Is one of them known by the number @emulator_fd?  Lock held. */
+static bool is_known(const MonitorSet *set, int64_t id, int64_t emulator_fd)
+{
+    for (guint i = 0; i < set->fdset_fds->len; i++) {
+        const MonitorFdsetFd *f = &g_array_index(set->fdset_fds, MonitorFdsetFd, i);
+
+        if (f->fdset_id == id && f->emulator_fd == emulator_fd) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Forget those of set @id, or (@one) only that which QEMU calls @emulator_fd; if
+ * there is none of that number it is an inherited one, and they all go. */
+static void forget(MonitorSet *set, int64_t id, bool one, int64_t emulator_fd)
 {
     pthread_mutex_lock(&set->lock);
+    if (one && !is_known(set, id, emulator_fd)) {
+        emulator_fd = INHERITED;
+    }
     for (guint i = set->fdset_fds->len; i-- > 0;) {
         MonitorFdsetFd *f = &g_array_index(set->fdset_fds, MonitorFdsetFd, i);
 
-        if (f->fdset_id == id && (emulator_fd < 0 || f->emulator_fd == emulator_fd)) {
+        if (f->fdset_id == id && (!one || f->emulator_fd == emulator_fd)) {
             close(f->fd);
             g_array_remove_index(set->fdset_fds, i);
         }
     }
     pthread_mutex_unlock(&set->lock);
+}
+
+void monitor_add_inherited_fd(MonitorSet *set, int64_t id, int fd)
+{
+    AddfdInfo info = { .fdset_id = id, .fd = INHERITED };
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+    /* QEMU says what is wrong with it, and does not start. */
+    if (copy >= 0 && !remember(set, &info, copy, NULL)) {
+        close(copy);
+    }
 }
 
 static json_object *remove_args(int64_t id, bool has_fd, int64_t fd)
@@ -332,7 +359,7 @@ bool qmp_remove_fd(Monitor *mon, int64_t fdset_id, bool has_fd, int64_t fd,
         g_propagate_error(errp, err);
         return false;
     }
-    forget(mon->set, fdset_id, has_fd ? fd : -1);
+    forget(mon->set, fdset_id, has_fd, fd);
     return true;
 }
 
@@ -392,15 +419,31 @@ static void ignore_reply(void *opaque, json_object *reply)
 {
 }
 
+/* Those of the command line stay: drives of QEMU's may be on them. */
+static const MonitorFdsetFd *next_to_close(const MonitorSet *set)
+{
+    for (guint i = 0; i < set->fdset_fds->len; i++) {
+        const MonitorFdsetFd *f = &g_array_index(set->fdset_fds, MonitorFdsetFd, i);
+
+        if (set->closing || f->emulator_fd != INHERITED) {
+            return f;
+        }
+    }
+    return NULL;
+}
+
 void monitor_set_close_fdsets(MonitorSet *set)
 {
-    while (set->fdset_fds->len) {
-        int64_t id = g_array_index(set->fdset_fds, MonitorFdsetFd, 0).fdset_id;
+    const MonitorFdsetFd *next;
 
-        forget(set, id, -1);
+    while ((next = next_to_close(set))) {
+        MonitorFdsetFd f = *next;
+
+        forget(set, f.fdset_id, true, f.emulator_fd);
         if (!set->closing && set->emulator.send) {
             set->emulator.send(set->emulator.opaque, "remove-fd",
-                               remove_args(id, false, 0), NULL, 0, ignore_reply, NULL);
+                               remove_args(f.fdset_id, true, f.emulator_fd), NULL, 0,
+                               ignore_reply, NULL);
         }
     }
 }

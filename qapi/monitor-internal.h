@@ -143,9 +143,11 @@ void monitor_set_event(MonitorSet *set, json_object *event);
 
 /* ---- descriptors (monitor-fds.c) ---------------------------------------- */
 
+#define INHERITED (-1) /* of the command line: QEMU does not tell the number */
+
 typedef struct {
     int64_t fdset_id;
-    int64_t emulator_fd; /* its number in QEMU, as add-fd answered */
+    int64_t emulator_fd; /* its number in QEMU, as add-fd answered, or INHERITED */
     int fd;
 } MonitorFdsetFd;
 

@@ -120,6 +120,10 @@ char **emu_cmdline_argv(EmuCmdline *cl, const EmuRuntime *rt);
 /* @argv in one line, quoted for a shell; g_free. */
 char *emu_cmdline_quote(char *const *argv);
 
+/* Each -add-fd fd=FD,set=ID of the line that makes sense; QEMU takes it too. */
+void emu_cmdline_fdsets(const EmuCmdline *cl,
+                        void (*fn)(void *opaque, int64_t set, int fd), void *opaque);
+
 /* For tests and messages: takes @name an argument?  -1: not a known option. */
 int emu_option_has_arg(const char *name);
 /* The names of all known options, NULL-terminated; g_free the array. */

@@ -35,6 +35,10 @@ Sidecar *monitor_sidecar(Monitor *mon); /* borrowed */
 int monitor_take_fd(Monitor *mon, const char *name, GError **errp);
 int monitor_fdset_dup(Monitor *mon, int64_t id, int access_mode, GError **errp);
 
+/* A descriptor of the command line's, which QEMU has inherited too, goes into
+ * fdset @id: as a duplicate.  Main thread. */
+void monitor_add_inherited_fd(MonitorSet *set, int64_t id, int fd);
+
 /* Send an event of ours to every QMP client past qmp_capabilities; @data is
  * consumed, may be NULL.  Any thread. */
 void monitor_emit_event(MonitorSet *set, const char *name, json_object *data);

@@ -387,6 +387,47 @@ def sets_of_descriptors_are_the_same_here_and_in_qemu(t):
 
 
 @test
+def a_set_of_the_command_line_takes_a_backup(t):
+    vm = VM(t, sizes=[MIB], guest=False,
+            options=["-add-fd", "fd=9,set=3,opaque=rd", "-add-fd", "fd=8,set=3"])
+    path = t.path("a.vma")
+    vm.command = ["sh", "-c", f'exec 8>{path} 9</dev/null; exec "$@"', "sh", *vm.command]
+    vm.start()
+    vm.qmp("cont")
+    other = vm.new_qmp()
+    equal(len(other("query-fdsets")), 1)
+    other.close()
+    vm.qmp("backup", backup_file="/dev/fdset/3")
+    wait_backup(vm.qmp)
+    contains(t.run(program("vma"), "verify", path), "")
+    contains(vm.qmp.error("backup", backup_file="/dev/fdset/8").desc, "not found")
+    # Clients come and go, and so do their sets; this one stays.
+    fd = os.open("/dev/null", os.O_RDONLY)
+    vm.qmp("add-fd", fds=[fd], fdset_id=4)
+    os.close(fd)
+    vm.qmp.close()
+    again = wait_for_sets(vm, [3])
+    again("backup", backup_file="/dev/fdset/3")
+    wait_backup(again)
+    again("remove-fd", fdset_id=3)
+    contains(again.error("backup", backup_file="/dev/fdset/3").desc, "not found")
+    again.send("quit")
+    equal(vm.wait_exit(), 0)
+
+
+def wait_for_sets(vm, want):
+    """A new client that finds these sets; before it the last one has to be gone
+    for everybody."""
+    def look():
+        qmp = vm.new_qmp()
+        if [s["fdset-id"] for s in qmp("query-fdsets")] == want:
+            return qmp
+        qmp.close()
+        return None
+    return wait_for(look, f"sets {want}")
+
+
+@test
 def sets_go_with_the_last_client(t):
     for sidecar in (False, True):
         vm = VM(t, guest=False, sidecar=sidecar, name=f"vm{sidecar}", options=[]).start()
