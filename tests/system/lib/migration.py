@@ -192,6 +192,9 @@ class Proxy:
                 if self.keep is not None:
                     data = data[:max(0, self.keep - before)]
                 inner.sendall(data)
+        except OSError:
+            pass  # killed with bytes unread: a reset
+        try:
             inner.shutdown(socket.SHUT_WR)
         except OSError:
             pass
