@@ -314,7 +314,6 @@ void inner_qmp_send(InnerQmp *qmp, const char *command, json_object *args,
                     void *opaque)
 {
     Pending *p;
-    bool kick;
 
     pthread_mutex_lock(&qmp->lock);
     if (qmp->gone) {
@@ -329,12 +328,12 @@ void inner_qmp_send(InnerQmp *qmp, const char *command, json_object *args,
     g_hash_table_insert(qmp->pending, GSIZE_TO_POINTER(++qmp->next_id), p);
     g_queue_push_tail(&qmp->out, message_new(command, args, qmp->next_id, fds,
                                              n_fds));
-    kick = !qmp->kicked;
-    qmp->kicked = true;
-    pthread_mutex_unlock(&qmp->lock);
-    if (kick) {
+    if (!qmp->kicked) {
+        /* Within the lock: ThreadSanitizer does not see GLib's. */
         g_idle_add_full(G_PRIORITY_DEFAULT, on_kick, qmp, NULL);
+        qmp->kicked = true;
     }
+    pthread_mutex_unlock(&qmp->lock);
 }
 
 void inner_qmp_end(InnerQmp *qmp)
