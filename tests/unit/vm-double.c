@@ -5,6 +5,7 @@
  */
 #include "vm-double.h"
 
+#include "block-test.h"
 #include "emulator/drives.h"
 
 #include <errno.h>
@@ -162,6 +163,9 @@ Vm *vm_new(const char *image, bool incoming, unsigned writers)
         .on_status = on_status, .opaque = vm,
     });
     block = guest_ram_block(vm->ram, 0);
+    if (!incoming) {
+        block_test_fill(block->host, block->length, seed);
+    }
     vm->q = fake_qemu_new(&(FakeQemuConfig) {
         .fd = emu_qmp_child_fd(vm->emu), .ram = block->host,
         .ram_size = block->length, .drive = vm->drive, .incoming = incoming,
