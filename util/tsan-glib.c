@@ -3,8 +3,8 @@
  *
  * GMutex and GCond are made of futexes inside libglib, which is not built with
  * the sanitizer: it sees no order between two threads that use one, and reports
- * races that are none.  These definitions stand before libglib's in a test
- * program; they call the real ones and say what they mean.  In the same way it
+ * races that are none.  These definitions stand before libglib's in our
+ * programs; they call the real ones and say what they mean.  In the same way it
  * does not see that what one thread gives to the main loop is there before the
  * main loop runs it.  In other builds this file is empty.
  *
