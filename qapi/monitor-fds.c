@@ -438,11 +438,12 @@ void monitor_set_close_fdsets(MonitorSet *set)
 
     while ((next = next_to_close(set))) {
         MonitorFdsetFd f = *next;
+        bool one = !set->closing && is_known(set, f.fdset_id, INHERITED);
 
-        forget(set, f.fdset_id, true, f.emulator_fd);
+        forget(set, f.fdset_id, one, f.emulator_fd);
         if (!set->closing && set->emulator.send) {
             set->emulator.send(set->emulator.opaque, "remove-fd",
-                               remove_args(f.fdset_id, true, f.emulator_fd), NULL, 0,
+                               remove_args(f.fdset_id, one, f.emulator_fd), NULL, 0,
                                ignore_reply, NULL);
         }
     }
