@@ -4,9 +4,9 @@
  *  1. A first look: stop, device state, cont, unseen (about 2 ms).  It gives the
  *     header and the list of RAM blocks, and fails early when a device can't be
  *     migrated.
- *  2. Rounds: sync the dirty logs, send what is marked, at the speed limit, until
- *     what is left fits the downtime limit at the measured bandwidth; then a few
- *     short ones, while they make it smaller.
+ *  2. Rounds (outgoing-rounds.c): sync the dirty logs, send what is marked, at the
+ *     speed limit, until what is left fits the downtime limit at the measured
+ *     bandwidth; then a few short ones, while they make it smaller.
  *  3. Stop; QEMU gives its device state again while all that is left of RAM is
  *     sent; then the drives are closed; then the devices, after which the other
  *     side runs.  (Stock QEMU, too, reads RAM the last time before its devices
@@ -22,7 +22,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "migration-internal.h"
+#include "outgoing.h"
 
 #include "emulator/drives.h"
 #include "emulator/vm-state.h"
@@ -30,36 +30,7 @@
 
 #include <string.h>
 
-#define WINDOW_US (100 * 1000) /* over which bandwidth is measured */
-#define STALL_ROUNDS 4         /* that bring nothing before we say so */
-#define EARLY 16               /* share of the pause for what a round left over */
-#define SHORT_ROUNDS 10        /* when the end is near; see may_shrink */
-#define FEW_PAGES 64           /* sent in less time than a round takes */
 #define MEET_MS (10 * 1000)    /* the guest runs meanwhile */
-
-typedef struct {
-    MigrationManager *m;
-    QEMUFile *f;
-    DeviceState *first;
-    RamBlock *blocks;
-    size_t n_blocks;
-    RamSaver *saver;
-    unsigned flags;    /* MigrationFlags */
-    BlockSaver *drives; /* with -b or -i */
-    unsigned params_serial;
-    MigrationParameters params;
-    bool claimed;      /* the drives are ours */
-    bool stopped;      /* we stopped the guest */
-    bool drives_away;
-    bool unknown;      /* who has the guest; so it stays stopped, the drives closed */
-    ReturnPath *back;  /* NULL: no way back, or no use */
-    gint64 window_start;
-    uint64_t window_base;
-    unsigned rounds, short_rounds;
-    uint64_t left;     /* pages at the last short round */
-    bool cut;          /* which did not get to all of them */
-    gint64 scan_us;    /* what asking the log takes at least */
-} Outgoing;
 
 /* ---- the first look ------------------------------------------------------------ */
 
@@ -276,19 +247,6 @@ static void end_block_saver(Outgoing *o)
     }
 }
 
-/* A section of what the drives' pass has left, if anything. */
-static bool send_drives(Outgoing *o, bool *more, GError **errp)
-{
-    const QemuStream *qs = &o->first->stream;
-
-    qemu_stream_put_block(qs, o->f, QEMU_VM_SECTION_PART);
-    if (!block_saver_iterate(o->drives, o->f, more, errp)) {
-        return false;
-    }
-    qemu_stream_put_block_footer(qs, o->f);
-    return qemu_file_ok(o->f, errp);
-}
-
 static bool send_last_drives(Outgoing *o, GError **errp)
 {
     const QemuStream *qs = &o->first->stream;
@@ -304,12 +262,7 @@ static bool send_last_drives(Outgoing *o, GError **errp)
     return qemu_file_ok(o->f, errp);
 }
 
-static uint64_t drives_pending(const Outgoing *o)
-{
-    return o->drives ? block_saver_pending(o->drives) : 0;
-}
-
-/* ---- rounds ---------------------------------------------------------------------- */
+/* ---- the beginning -------------------------------------------------------------- */
 
 static bool make_saver(Outgoing *o, GError **errp)
 {
@@ -367,245 +320,6 @@ static bool send_setup(Outgoing *o, GError **errp)
     return qemu_fflush(o->f, errp);
 }
 
-/* The limits may have been changed by a monitor. */
-static bool follow_parameters(Outgoing *o, GError **errp)
-{
-    MigrationManager *m = o->m;
-    uint64_t cache = o->params.xbzrle_cache_size;
-    bool changed;
-
-    pthread_mutex_lock(&m->lock);
-    changed = m->params_serial != o->params_serial;
-    o->params_serial = m->params_serial;
-    o->params.downtime_limit = m->params.downtime_limit;
-    o->params.xbzrle_cache_size = m->params.xbzrle_cache_size;
-    pthread_mutex_unlock(&m->lock);
-    if (!changed || !o->params.xbzrle || cache == o->params.xbzrle_cache_size) {
-        return true;
-    }
-    if (!ram_saver_set_cache_budget(o->saver, o->params.xbzrle_cache_size,
-                                    errp)) {
-        return false;
-    }
-    pthread_mutex_lock(&m->lock);
-    m->cache_size = o->params.xbzrle_cache_size;
-    pthread_mutex_unlock(&m->lock);
-    return true;
-}
-
-static void measure(Outgoing *o)
-{
-    MigrationManager *m = o->m;
-    gint64 now = g_get_monotonic_time();
-    uint64_t position = qemu_file_position(o->f);
-
-    pthread_mutex_lock(&m->lock);
-    m->transferred = position;
-    if (now - o->window_start >= WINDOW_US || !m->bandwidth) {
-        m->bandwidth = (position - o->window_base) * G_USEC_PER_SEC /
-            MAX(now - o->window_start, 1);
-        o->window_start = now;
-        o->window_base = position;
-    }
-    pthread_mutex_unlock(&m->lock);
-}
-
-/* So many bytes can be sent while the guest may be stopped; but first the log is
- * asked for the last time. */
-static uint64_t may_be_left(Outgoing *o)
-{
-    MigrationManager *m = o->m;
-    double us = MAX(o->params.downtime_limit * 1000.0 - o->scan_us, 0);
-    uint64_t bytes;
-
-    pthread_mutex_lock(&m->lock);
-    bytes = m->bandwidth * us / G_USEC_PER_SEC;
-    pthread_mutex_unlock(&m->lock);
-    return bytes;
-}
-
-/* The shortest one counts: a longer one had to wait for a processor.  The first
- * does more than the others. */
-static bool ask_log(Outgoing *o, GError **errp)
-{
-    gint64 start = g_get_monotonic_time(), took;
-
-    if (!ram_saver_sync(o->saver, errp)) {
-        return false;
-    }
-    took = g_get_monotonic_time() - start;
-    if (o->rounds) {
-        o->scan_us = o->rounds == 1 ? took : MIN(took, o->scan_us);
-    }
-    return true;
-}
-
-static bool send_ram(Outgoing *o, bool *more, GError **errp)
-{
-    const QemuStream *qs = &o->first->stream;
-
-    qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_PART);
-    if (!ram_saver_iterate(o->saver, o->f, more, errp)) {
-        return false;
-    }
-    qemu_stream_put_footer(qs, o->f);
-    return true;
-}
-
-static uint64_t all_pending(const Outgoing *o)
-{
-    return ram_saver_pending(o->saver) + drives_pending(o);
-}
-
-/* What has been written so far, at the speed limit. */
-static bool pass_on(Outgoing *o, GError **errp)
-{
-    return qemu_file_rate_exceeded(o->f) ? qemu_file_wait_slice(o->f, errp) :
-        qemu_fflush(o->f, errp);
-}
-
-/* Until nothing of the round is left, or so little of what may be left that it
- * pays to ask the log whether that could be the end: it stays marked.  The
- * drives' pass comes first: it takes longer, and memory changes meanwhile. */
-static bool send_round(Outgoing *o, GError **errp)
-{
-    bool more = true, more_drives = o->drives != NULL;
-
-    while (more) {
-        if (more_drives ? !send_drives(o, &more_drives, errp) :
-            !send_ram(o, &more, errp)) {
-            return false;
-        }
-        if (!pass_on(o, errp)) {
-            return false;
-        }
-        measure(o);
-        if (!follow_parameters(o, errp)) {
-            return false;
-        }
-        more = more && all_pending(o) > may_be_left(o) / EARLY;
-    }
-    return true;
-}
-
-/* It is the drives more than memory. */
-static char *describe_drives_stall(uint64_t pending, uint64_t bandwidth)
-{
-    return g_strdup_printf(
-        "not converging: the guest writes to its drives faster than they can be "
-        "sent, %.0f MiB in the last round, at %.1f MiB/s; raise max-bandwidth "
-        "or downtime-limit, or slow the guest down", pending / 1048576.0,
-        bandwidth / 1048576.0);
-}
-
-/* In words, what keeps it from converging and what would help; g_free. */
-static char *describe_stall(const RamStats *st, const Outgoing *o,
-                            uint64_t bandwidth)
-{
-    double written = (double)st->dirty_pages_rate * TARGET_PAGE_SIZE;
-    double miss = st->cache_lookup ?
-        100.0 * st->cache_miss / st->cache_lookup : 0;
-    g_autofree char *help = NULL;
-
-    if (!o->params.xbzrle) {
-        help = g_strdup("switch XBZRLE on");
-    } else if (miss > 20) {
-        help = g_strdup_printf("a larger XBZRLE cache would help (%.0f %% of "
-                               "the pages were not in it)", miss);
-    } else {
-        help = g_strdup("its pages change too much for XBZRLE");
-    }
-    return g_strdup_printf(
-        "not converging: the guest writes %.1f MiB/s of pages, %.1f MiB/s are "
-        "sent; %s, or raise max-bandwidth or downtime-limit, or slow the guest "
-        "down", written / 1048576, bandwidth / 1048576.0, help);
-}
-
-/* With a log that compares, on a large machine.  With a limit of 0 nothing can fit. */
-static bool scan_is_too_long(const Outgoing *o)
-{
-    return o->params.downtime_limit &&
-        o->scan_us >= o->params.downtime_limit * 1000.0;
-}
-
-static char *describe_scan_stall(const Outgoing *o)
-{
-    return g_strdup_printf(
-        "not converging: finding the written pages for the last time takes %"
-        G_GINT64_FORMAT " ms on this kernel, with the guest stopped; raise "
-        "downtime-limit (%" G_GUINT64_FORMAT " ms)", o->scan_us / 1000,
-        (uint64_t)o->params.downtime_limit);
-}
-
-/* After a sync: does what is left fit? */
-static bool fits(Outgoing *o)
-{
-    MigrationManager *m = o->m;
-    uint64_t pending = all_pending(o), fit = may_be_left(o);
-    RamStats st;
-
-    ram_saver_stats(o->saver, &st);
-    pthread_mutex_lock(&m->lock);
-    m->expected_downtime_ms = m->bandwidth ?
-        (double)pending * 1000 / m->bandwidth + o->scan_us / 1000 : 0;
-    g_clear_pointer(&m->stall, g_free);
-    if (pending > fit && o->rounds > STALL_ROUNDS) {
-        m->stall = scan_is_too_long(o) ? describe_scan_stall(o) :
-            drives_pending(o) > pending / 2 ?
-            describe_drives_stall(drives_pending(o), m->bandwidth) :
-            describe_stall(&st, o, m->bandwidth);
-    }
-    pthread_mutex_unlock(&m->lock);
-    return pending <= fit;
-}
-
-/*
- * What is left fits.  Is it worth another round, because the pause would be
- * shorter still?  The first one is always made; further ones while they bring
- * the number of pages down, or have not got to all of them: pages that are not
- * in the XBZRLE cache yet are long.  In all of a migration only a few, so that a
- * guest whose writes come and go does not keep us here.
- */
-static bool may_shrink(Outgoing *o)
-{
-    uint64_t before = o->left;
-    RamStats st;
-
-    ram_saver_stats(o->saver, &st);
-    o->left = st.remaining;
-    return st.remaining > FEW_PAGES && o->short_rounds++ < SHORT_ROUNDS &&
-        (o->short_rounds == 1 || o->cut || st.remaining < before - before / 4);
-}
-
-/* As much of what is left as may be sent at once. */
-static bool send_short_round(Outgoing *o, GError **errp)
-{
-    return send_ram(o, &o->cut, errp) && pass_on(o, errp);
-}
-
-static bool rounds(Outgoing *o, GError **errp)
-{
-    o->window_start = g_get_monotonic_time();
-    o->window_base = qemu_file_position(o->f);
-    for (;;) {
-        bool enough;
-
-        if (!ask_log(o, errp)) {
-            return false;
-        }
-        enough = o->rounds++ && fits(o);
-        if (enough && !may_shrink(o)) {
-            return true;
-        }
-        if (!enough && o->drives) {
-            block_saver_next_pass(o->drives);
-        }
-        if (!(enough ? send_short_round(o, errp) : send_round(o, errp))) {
-            return false;
-        }
-    }
-}
-
 /*
  * Before the guest is stopped for good it must be clear whether the receiver will
  * speak; whoever does has answered at the beginning.  If we had to wait, memory was
@@ -620,7 +334,7 @@ static bool meet(Outgoing *o, GError **errp)
         return false;
     }
     return return_path_met(o->back) ||
-        (return_path_meet(o->back, MEET_MS, errp) && rounds(o, errp));
+        (return_path_meet(o->back, MEET_MS, errp) && outgoing_rounds(o, errp));
 }
 
 /* ---- the end ------------------------------------------------------------------- */
@@ -865,7 +579,7 @@ static bool migrate(Outgoing *o, GError **errp)
     m->setup_us = g_get_monotonic_time() - m->start_us;
     pthread_mutex_unlock(&m->lock);
     migration_set_status(m, MIGRATION_STATUS_ACTIVE);
-    return rounds(o, errp) && meet(o, errp) && complete(o, errp);
+    return outgoing_rounds(o, errp) && meet(o, errp) && complete(o, errp);
 }
 
 static void clear(Outgoing *o)
