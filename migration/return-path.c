@@ -44,6 +44,7 @@ struct ReturnPath {
     bool opened;
     bool ours;          /* the sender is a sidecar */
     bool word_comes;
+    bool accepted;      /* SHUT 0 has been sent */
 };
 
 /* ---- decoding ------------------------------------------------------------- */
@@ -525,10 +526,13 @@ ReturnPathVerdict return_path_accept(ReturnPath *rp, GError **errp)
         error_set_errno(errp, errno, "%s: the source has given up", rp->name);
         return RETURN_PATH_NO;
     }
+    rp->accepted = true;
     if (rp->word_comes) {
         v = wait_word(rp, errp);
     }
-    hang_up(rp);
+    if (v != RETURN_PATH_NO) {
+        hang_up(rp); /* else when the images are closed: see part */
+    }
     return v;
 }
 
@@ -538,7 +542,9 @@ void return_path_refuse(ReturnPath *rp, const char *why)
         return;
     }
     /* whoever does not read this sees the stream fail anyway */
-    if (!rp->opened || put_message(rp, MIG_RP_MSG_SHUT, 1)) {
+    if (rp->accepted) {
+        /* and who has kept the guest knows */
+    } else if (!rp->opened || put_message(rp, MIG_RP_MSG_SHUT, 1)) {
         say(rp, why, MIN(strlen(why), RETURN_PATH_TEXT_MAX));
         shutdown(rp->fd, SHUT_WR);
     }

@@ -83,7 +83,8 @@ bool return_path_still_wanted(ReturnPath *rp, GError **errp);
 /* The guest is here, stopped: may it run?  Says so to the sender, and waits for
  * its word if it has announced one. */
 ReturnPathVerdict return_path_accept(ReturnPath *rp, GError **errp);
-/* It is not here and will not be, because of @why. */
+/* It is not here and will not be, because of @why.  After a NO of the function above too,
+ * and with the images closed: the sender takes the end of the connection for that. */
 void return_path_refuse(ReturnPath *rp, const char *why);
 
 /* ---- decoding, for tests ------------------------------------------------- */
