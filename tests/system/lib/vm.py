@@ -38,6 +38,7 @@ class VM:
         self.given = {"drives": drives, "guest": guest, "memory": memory,
                       "options": options, "drive_options": drive_options,
                       "kernel_line": kernel_line, "machine": machine}
+        self.sidecar = sidecar
         self.process = None
         self.preexec = None  # runs in the child before the program
         self._qmp = self._hmp = None
