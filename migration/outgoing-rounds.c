@@ -10,6 +10,7 @@
 #define STALL_ROUNDS 4         /* that bring nothing before we say so */
 #define EARLY 16               /* share of the pause for what a round left over */
 #define SHORT_ROUNDS 10        /* when the end is near; see may_shrink */
+#define FILL_ROUNDS 4          /* of them, for the cache alone */
 #define FEW_PAGES 64           /* sent in less time than a round takes */
 
 /* A section of what the drives' pass has left, if anything. */
@@ -225,19 +226,24 @@ static bool fits(Outgoing *o)
 /*
  * What is left fits.  Is it worth another round, because the pause would be
  * shorter still?  The first one is always made; further ones while they bring
- * the number of pages down, or have not got to all of them: pages that are not
- * in the XBZRLE cache yet are long.  In all of a migration only a few, so that a
- * guest whose writes come and go does not keep us here.
+ * the number of pages down, and a few if they have not got to all pages and still
+ * find many that are not in the XBZRLE cache: those are long, once.  In all of a
+ * migration only some, so that a guest whose writes come and go does not keep us
+ * here.
  */
 static bool may_shrink(Outgoing *o)
 {
-    uint64_t before = o->left;
+    uint64_t before = o->left, misses = o->misses;
     RamStats st;
+    bool fills;
 
     ram_saver_stats(o->saver, &st);
     o->left = st.remaining;
+    o->misses = st.cache_miss;
+    fills = o->cut && o->short_rounds < FILL_ROUNDS &&
+        st.cache_miss - misses > FEW_PAGES;
     return st.remaining > FEW_PAGES && o->short_rounds++ < SHORT_ROUNDS &&
-        (o->short_rounds == 1 || o->cut || st.remaining < before - before / 4);
+        (o->short_rounds == 1 || fills || st.remaining < before - before / 4);
 }
 
 /* As much of what is left as may be sent at once. */

@@ -29,6 +29,7 @@ typedef struct {
     unsigned rounds, short_rounds;
     uint64_t left;     /* pages at the last short round */
     bool cut;          /* which did not get to all of them */
+    uint64_t misses;   /* of the cache, at that round */
     gint64 scan_us;    /* what asking the log takes at least */
 } Outgoing;
 
