@@ -105,6 +105,8 @@ int bdrv_do_flush(BlockNode *bs);
 
 extern const BlockDriver bdrv_raw, bdrv_qcow2, bdrv_file, bdrv_fault,
     bdrv_blklogwrites;
+/* What @filename, without its "fault:", gives its faults to; NULL: nothing. */
+const char *bdrv_fault_file(const char *filename);
 
 /* As much of a file as QEMU looks at, too. */
 #define BDRV_PROBE_BYTES 512

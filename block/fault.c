@@ -361,6 +361,13 @@ static const char *end_of_rules(const char *p)
     return *p ? p : NULL;
 }
 
+const char *bdrv_fault_file(const char *filename)
+{
+    const char *colon = end_of_rules(filename);
+
+    return colon ? colon + 1 : NULL;
+}
+
 static void fault_close(BlockNode *bs)
 {
     FaultState *s = bs->opaque;

@@ -217,12 +217,31 @@ static bool file_open(BlockNode *bs, int flags, GError **errp)
     return ok;
 }
 
+/* A new file, or one that is there and empty. */
+static int open_empty(const char *filename, bool *existed)
+{
+    int fd = open(filename, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    struct stat st;
+
+    *existed = fd < 0 && errno == EEXIST;
+    if (!*existed) {
+        return fd;
+    }
+    fd = open(filename, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size)) {
+        close(fd);
+        fd = -1;
+        errno = EEXIST;
+    }
+    return fd;
+}
+
 static bool file_create(const char *filename, int64_t size,
                         const char *backing_file, const char *backing_format,
                         GError **errp)
 {
-    int fd = open(filename, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    int err = 0;
+    bool existed;
+    int fd = open_empty(filename, &existed), err = 0;
 
     if (fd < 0) {
         error_set_errno(errp, errno, "Could not create '%s'", filename);
@@ -230,7 +249,7 @@ static bool file_create(const char *filename, int64_t size,
     }
     if (ftruncate(fd, size) < 0) {
         err = errno;
-        unlink(filename);
+        bdrv_undo_create(filename, existed);
         error_set_errno(errp, err, "Could not resize '%s' to %" G_GINT64_FORMAT
                         " bytes", filename, size);
     }

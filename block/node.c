@@ -17,6 +17,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "util/error.h"
 
@@ -176,6 +177,36 @@ bool bdrv_create(const char *filename, const char *format, int64_t size,
         return false;
     }
     return drv->create(filename, size, backing_file, backing_format, errp);
+}
+
+/* Of the file that lies lowest, or NULL. */
+static const char *lowest_path(const char *filename)
+{
+    const char *path = NULL;
+    const BlockDriver *drv = bdrv_find_protocol(filename, &path, NULL);
+
+    while (drv == &bdrv_fault) {
+        filename = bdrv_fault_file(path);
+        drv = filename ? bdrv_find_protocol(filename, &path, NULL) : NULL;
+    }
+    return drv ? path : NULL;
+}
+
+bool bdrv_exists(const char *filename)
+{
+    const char *path = lowest_path(filename);
+
+    return path && access(path, F_OK) == 0;
+}
+
+void bdrv_undo_create(const char *filename, bool existed)
+{
+    const char *path = lowest_path(filename);
+
+    if (path && (existed ? truncate(path, 0) : unlink(path)) < 0) {
+        g_printerr("qemu-sidecar: '%s' cannot be %s: %s\n", path,
+                   existed ? "emptied" : "removed", g_strerror(errno));
+    }
 }
 
 BlockNode *bdrv_ref(BlockNode *bs)

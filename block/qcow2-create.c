@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "util/error.h"
 
@@ -161,14 +160,6 @@ static bool check_options(int64_t size, const char *backing_file,
     return true;
 }
 
-static void remove_file(BlockNode *file)
-{
-    while (file->file) {
-        file = file->file;
-    }
-    unlink(file->filename);
-}
-
 bool qcow2_create_with(const char *filename, int64_t size,
                        const char *backing_file, const char *backing_format,
                        const Qcow2CreateOptions *opts, GError **errp)
@@ -178,6 +169,7 @@ bool qcow2_create_with(const char *filename, int64_t size,
     g_autoptr(BlockNode) file = NULL;
     const BlockDriver *protocol;
     const char *path;
+    bool existed;
 
     if (size > INT64_MAX - BDRV_REQUEST_MAX_BYTES - 511) {
         error_set(errp, "'%s': %" PRId64 " bytes are too many", filename, size);
@@ -185,17 +177,15 @@ bool qcow2_create_with(const char *filename, int64_t size,
     }
     size = (size + 511) & ~INT64_C(511); /* QEMU counts sectors */
     protocol = bdrv_find_protocol(filename, &path, errp);
+    existed = bdrv_exists(filename);
     if (!protocol ||
         !check_options(size, backing_file, backing_format, opts, errp) ||
         !protocol->create(path, 0, NULL, NULL, errp)) {
         return false;
     }
     file = bdrv_open_protocol(filename, BDRV_O_RDWR, errp);
-    if (!file) {
-        return false;
-    }
-    if (!write_image(file, size, &ext, opts, errp)) {
-        remove_file(file);
+    if (!file || !write_image(file, size, &ext, opts, errp)) {
+        bdrv_undo_create(filename, existed);
         return false;
     }
     return true;

@@ -17,20 +17,21 @@
 #include "util/error.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 /* One drive's part. */
 typedef struct {
     const BlockSnapshot *want;
     BlockNode *under;   /* owned: what the drive runs from */
     BlockNode *overlay; /* owned: what it shall run from */
-    bool made;          /* the file is ours to remove */
+    bool made;          /* the file is ours to remove… */
+    bool existed;       /* …or to empty */
 } Part;
 
 static bool make_overlay(Part *p, GError **errp)
 {
     g_autofree char *path = g_canonicalize_filename(bdrv_path(p->under), NULL);
 
+    p->existed = bdrv_exists(p->want->file);
     p->made = bdrv_create(p->want->file, p->want->format, bdrv_length(p->under),
                           path, bdrv_format_name(p->under), errp);
     return p->made;
@@ -74,10 +75,8 @@ static bool prepare(Part *p, GError **errp)
 
 static void forget(Part *p, bool ok)
 {
-    const char *path = NULL;
-
-    if (p->made && !ok && bdrv_find_protocol(p->want->file, &path, NULL)) {
-        unlink(path);
+    if (p->made && !ok) {
+        bdrv_undo_create(p->want->file, p->existed);
     }
     g_clear_pointer(&p->overlay, bdrv_unref);
     g_clear_pointer(&p->under, bdrv_unref);

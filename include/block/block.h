@@ -74,12 +74,17 @@ BlockNode *bdrv_open(const char *filename, const char *format, int flags,
                      GError **errp);
 
 /* Create an image of @size bytes.  @format "raw" or "qcow2".  Fails if the
- * file exists.  @backing_file and @backing_format may be NULL (qcow2: only both;
+ * file exists, unless it is a regular one and empty: that is how management tools
+ * prepare it, with the owner and label that it shall have.  @backing_file and @backing_format may be NULL (qcow2: only both;
  * the name goes into the image as it is, a relative one is relative to the
  * image). */
 bool bdrv_create(const char *filename, const char *format, int64_t size,
                  const char *backing_file, const char *backing_format,
                  GError **errp);
+/* Is there a file of that name?  To be asked before bdrv_create, for… */
+bool bdrv_exists(const char *filename);
+/* …taking that back: the file is removed, or empty again if it @existed. */
+void bdrv_undo_create(const char *filename, bool existed);
 
 BlockNode *bdrv_ref(BlockNode *bs);
 /* The last one flushes and closes; errors of that flush go to stderr. */

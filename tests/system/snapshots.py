@@ -144,6 +144,29 @@ def names_with_a_protocol_and_in_other_folders(t):
     t.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", t.path("c"), t.path("a"))
 
 
+@test
+def onto_a_file_that_is_there(t):
+    """An empty one is taken as it is, with its owner and mode, and is empty again
+    when something fails; any other is refused and not touched."""
+    vm = VM(t, sizes=[MIB, MIB], guest=False).start()
+    prepared, full = t.path("prepared"), t.path("full")
+    open(prepared, "x").close()
+    os.chmod(prepared, 0o640)
+    before = os.stat(prepared)
+    with open(full, "wb") as f:
+        f.write(b"precious")
+    contains(str(refused(vm, action("drive0", prepared), action("drive1", full))), "File exists")
+    equal((os.path.getsize(prepared), open(full, "rb").read()), (0, b"precious"))
+    contains(str(refused(vm, action("drive0", prepared, format="raw"))), "raw")
+    equal(os.path.getsize(prepared), 0)
+    vm.qmp("blockdev-snapshot-sync", device="drive0", snapshot_file=prepared)
+    equal(images(vm), {"drive0": prepared, "drive1": vm.images[1]})
+    after = os.stat(prepared)
+    equal((after.st_ino, after.st_mode), (before.st_ino, before.st_mode))
+    vm.quit()
+    equal(info(t, prepared)["full-backing-filename"], vm.images[0])
+
+
 def with_lists(t, name, *options):
     """An image with internal snapshots, over one that has some too; and bitmaps,
     if it can have any."""
