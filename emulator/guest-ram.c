@@ -117,6 +117,7 @@ static bool block_open(Block *b, const EmuRam *plan, GError **errp)
     b->plan = plan;
     b->b.id = plan->id;
     b->b.length = plan->size;
+    b->b.device = plan->device;
     if (!plan->path) {
         b->b.fd = open_anonymous(plan, plan->hugetlb, errp);
     } else if (g_file_test(plan->path, G_FILE_TEST_IS_DIR)) {

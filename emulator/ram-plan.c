@@ -4,8 +4,9 @@
  * The usual case is a line with -m (or none) and no backend: the machine's main
  * RAM becomes a memory-backend-file of the name that a plain QEMU gives the
  * block ("pc.ram"), so that a plain QEMU can load our stream.  Backends that
- * the user made are taken over if they are shared; one that is private makes
- * all RAM stay QEMU's own, because half of it is of no use.
+ * the user made are taken over if they are shared; one of main RAM that is private
+ * makes all RAM stay QEMU's own, because half of it is of no use.  That of a device
+ * (pc-dimm, virtio-mem, …) may be private: it goes with QEMU's device state.
  *
  * It comes after drives and monitors, because it adds objects and never changes
  * what those look at.  Facts about QEMU are those of version 7.2.
@@ -110,24 +111,26 @@ static const char *why_not(const Keyval *kv, bool memfd)
     return NULL;
 }
 
-static void take_object(EmuCmdline *cl, int option, Keyval *kv, const char *id)
+static EmuRam *plan_backend(int option, Keyval *kv, const char *id, const char **why)
 {
+    static const char *const ours[] = {"qom-type", "id", "size", "share",
+                                       "mem-path", "hugetlb", "hugetlbsize",
+                                       "seal"};
     const char *type = keyval_get(kv, "qom-type");
     bool memfd = !g_strcmp0(type, "memory-backend-memfd");
     const char *size = keyval_get(kv, "size");
-    const char *why = "it is not a memory-backend-file or -memfd";
     EmuRam *ram;
     uint64_t bytes;
 
+    *why = "it is not a memory-backend-file or -memfd";
     if (memfd || !g_strcmp0(type, "memory-backend-file")) {
-        why = why_not(kv, memfd);
+        *why = why_not(kv, memfd);
     }
-    if (!why && (!size || size_parse(size, 'B', NULL, &bytes) || !bytes)) {
-        why = "its size is not clear";
+    if (!*why && (!size || size_parse(size, 'B', NULL, &bytes) || !bytes)) {
+        *why = "its size is not clear";
     }
-    if (why) {
-        leave(cl, "memory backend '%s': %s", id, why);
-        return;
+    if (*why) {
+        return NULL;
     }
     ram = g_new0(EmuRam, 1);
     ram->id = g_strdup(id);
@@ -135,17 +138,15 @@ static void take_object(EmuCmdline *cl, int option, Keyval *kv, const char *id)
     ram->path = memfd ? NULL : g_strdup(keyval_get(kv, "mem-path"));
     ram->hugetlb = memfd ? hugetlb_size(kv) : 0;
     ram->option = option;
-    g_ptr_array_add(cl->ram, ram);
-    static const char *const ours[] = {"qom-type", "id", "size", "share",
-                                       "mem-path", "hugetlb", "hugetlbsize",
-                                       "seal"};
     for (size_t i = 0; i < G_N_ELEMENTS(ours); i++) {
         keyval_remove(kv, ours[i]);
     }
     ram->rest = keyval_to_string(kv);
+    return ram;
 }
 
-static void find_backend(EmuCmdline *cl, const char *id)
+/* NULL, with *why. */
+static EmuRam *find_object(EmuCmdline *cl, const char *id, const char **why)
 {
     for (guint i = 0; i < cl->options->len; i++) {
         EmuOption *opt = emu_cmdline_option(cl, i);
@@ -154,12 +155,26 @@ static void find_backend(EmuCmdline *cl, const char *id)
             g_autoptr(Keyval) kv = keyval_parse(opt->arg, "qom-type");
 
             if (!g_strcmp0(keyval_get(kv, "id"), id)) {
-                take_object(cl, i, kv, id);
-                return;
+                return plan_backend(i, kv, id, why);
             }
         }
     }
-    leave(cl, "memory backend '%s' is not one of the -object options", id);
+    *why = NULL;
+    return NULL;
+}
+
+static void find_backend(EmuCmdline *cl, const char *id)
+{
+    const char *why;
+    EmuRam *ram = find_object(cl, id, &why);
+
+    if (ram) {
+        g_ptr_array_add(cl->ram, ram);
+    } else if (why) {
+        leave(cl, "memory backend '%s': %s", id, why);
+    } else {
+        leave(cl, "memory backend '%s' is not one of the -object options", id);
+    }
 }
 
 /* True if some -numa names a backend. */
@@ -185,6 +200,42 @@ static bool plan_numa(EmuCmdline *cl)
         }
     }
     return found;
+}
+
+/* ---- devices that bring memory: pc-dimm, nvdimm, virtio-mem, … ------------- */
+
+static bool is_planned(const EmuCmdline *cl, const char *id)
+{
+    for (guint i = 0; i < cl->ram->len; i++) {
+        const EmuRam *ram = g_ptr_array_index(cl->ram, i);
+
+        if (!strcmp(ram->id, id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What QEMU shares it leaves out of its device state, so that must be known here. */
+static void plan_devices(EmuCmdline *cl)
+{
+    for (guint i = 0; i < cl->options->len; i++) {
+        EmuOption *opt = emu_cmdline_option(cl, i);
+        g_autoptr(Keyval) kv = NULL;
+        const char *id, *why;
+        EmuRam *ram;
+
+        if (!emu_option_is(opt, "device") || !opt->arg || *opt->arg == '{') {
+            continue;
+        }
+        kv = keyval_parse(opt->arg, "driver");
+        id = keyval_get(kv, "memdev");
+        ram = id && !is_planned(cl, id) ? find_object(cl, id, &why) : NULL;
+        if (ram) {
+            ram->device = true;
+            g_ptr_array_add(cl->ram, ram);
+        }
+    }
 }
 
 /* ---- the machine's main RAM --------------------------------------------- */
@@ -236,6 +287,9 @@ void emu_plan_ram(EmuCmdline *cl)
         find_backend(cl, backend);
     } else if (!plan_numa(cl) && !cl->ram_left) {
         plan_main(cl);
+    }
+    if (cl->ram->len) {
+        plan_devices(cl);
     }
 }
 

@@ -259,18 +259,29 @@ bool emu_vm_describes_state(Emulator *emu, bool *described, GError **errp)
     return ok;
 }
 
+bool emu_is_ram_block_of(const char *idstr, const char *id)
+{
+    static const char prefix[] = "/objects/";
+    const char *slash;
+
+    if (g_str_has_prefix(idstr, prefix)) {
+        return !strcmp(idstr + strlen(prefix), id);
+    }
+    slash = *idstr == '/' ? NULL : strrchr(idstr, '/'); /* "/rom@…" is none */
+    return !strcmp(slash ? slash + 1 : idstr, id);
+}
+
 bool emu_vm_ram_block_name(Emulator *emu, const char *id, char name[256],
                            GError **errp)
 {
     g_autofree char *table = emu_hmp_call(emu, "info ramblock", errp);
-    g_autofree char *path = g_strconcat("/objects/", id, NULL);
     g_auto(GStrv) lines = table ? g_strsplit(table, "\n", -1) : NULL;
 
     for (size_t i = 0; lines && lines[i]; i++) {
         char *word = g_strchug(lines[i]);
 
         word[strcspn(word, " \t\r")] = '\0';
-        if (!strcmp(word, id) || !strcmp(word, path)) {
+        if (emu_is_ram_block_of(word, id)) {
             g_strlcpy(name, word, 256);
             return true;
         }
@@ -279,6 +290,29 @@ bool emu_vm_ram_block_name(Emulator *emu, const char *id, char name[256],
         error_set(errp, "QEMU has no RAM block of memory backend '%s'", id);
     }
     return false;
+}
+
+char **emu_vm_shared_memory(Emulator *emu, GError **errp)
+{
+    json_object *reply = emu_qmp_call(emu, "query-memdev", NULL, errp);
+    g_autoptr(GPtrArray) ids = g_ptr_array_new();
+    size_t n = json_object_is_type(reply, json_type_array) ?
+        json_object_array_length(reply) : 0;
+
+    for (size_t i = 0; i < n; i++) {
+        json_object *dev = json_object_array_get_idx(reply, i);
+        const char *id = json_object_get_string(json_object_object_get(dev, "id"));
+
+        if (id && json_object_get_boolean(json_object_object_get(dev, "share"))) {
+            g_ptr_array_add(ids, g_strdup(id));
+        }
+    }
+    json_object_put(reply);
+    if (!reply) {
+        return NULL;
+    }
+    g_ptr_array_add(ids, NULL);
+    return (char **)g_ptr_array_free(g_steal_pointer(&ids), FALSE);
 }
 
 static bool call(Emulator *emu, const char *command, json_object *args,

@@ -49,19 +49,23 @@ typedef struct {
 static bool make_loader(Incoming *in, GError **errp)
 {
     GuestRam *ram = in->m->cfg.ram;
-    size_t n = guest_ram_n_blocks(ram);
-    g_autofree RamBlock *blocks = g_new0(RamBlock, n);
+    size_t n = 0;
+    g_autofree RamBlock *blocks = g_new0(RamBlock, guest_ram_n_blocks(ram));
 
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < guest_ram_n_blocks(ram); i++) {
         const GuestRamBlock *b = guest_ram_block(ram, i);
 
-        if (!emu_vm_ram_block_name(in->m->cfg.emu, b->id, blocks[i].idstr,
-                                   errp)) {
+        if (!emu_vm_ram_block_name(in->m->cfg.emu, b->id, blocks[n].idstr,
+                                   b->device ? NULL : errp)) {
+            if (b->device) {
+                continue; /* it was unplugged */
+            }
             return false;
         }
-        blocks[i].length = b->length;
-        blocks[i].host = b->host;
-        blocks[i].fd = b->fd;
+        blocks[n].length = b->length;
+        blocks[n].host = b->host;
+        blocks[n].fd = b->fd;
+        n++;
     }
     in->loader = ram_loader_new(blocks, n, TARGET_PAGE_SIZE, FOREIGN_MAX, errp);
     return in->loader != NULL;

@@ -81,7 +81,4 @@ int device_reader_fd(const DeviceReader *r);
 DeviceState *device_reader_end(DeviceReader *r, GError **error);
 void device_reader_abandon(DeviceReader *r);
 
-/* Is @idstr the RAMBlock of memory backend @id? */
-bool migration_is_block_of(const char *idstr, const char *id);
-
 #endif

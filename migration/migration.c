@@ -138,14 +138,6 @@ bool migration_possible(MigrationManager *m, GError **errp)
     return false;
 }
 
-bool migration_is_block_of(const char *idstr, const char *id)
-{
-    static const char prefix[] = "/objects/";
-
-    return !strcmp(idstr, id) || (g_str_has_prefix(idstr, prefix) &&
-                                  !strcmp(idstr + strlen(prefix), id));
-}
-
 /* ---- status ------------------------------------------------------------------ */
 
 static bool is_final(MigrationStatus status)

@@ -149,11 +149,41 @@ static bool first_look(Outgoing *o, GError **errp)
 static ssize_t shared_block(const GuestRam *ram, const RamBlock *b)
 {
     for (size_t i = 0; i < guest_ram_n_blocks(ram); i++) {
-        if (migration_is_block_of(b->idstr, guest_ram_block(ram, i)->id)) {
+        if (emu_is_ram_block_of(b->idstr, guest_ram_block(ram, i)->id)) {
             return i;
         }
     }
     return -1;
+}
+
+/* What QEMU shares it leaves out of its device state: memory that was plugged in
+ * later, say.  It would arrive empty. */
+static bool nothing_left_out(Outgoing *o, GError **errp)
+{
+    g_auto(GStrv) shared = emu_vm_shared_memory(o->m->cfg.emu, errp);
+
+    for (size_t i = 0; shared && i < o->n_blocks; i++) {
+        const RamBlock *b = &o->blocks[i];
+
+        for (char **id = shared; !b->host && *id; id++) {
+            if (emu_is_ram_block_of(b->idstr, *id)) {
+                error_set(errp, "memory backend '%s' is shared memory that the "
+                          "sidecar does not have: it cannot be migrated", *id);
+                return false;
+            }
+        }
+    }
+    return shared != NULL;
+}
+
+static size_t count_main(const GuestRam *ram)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < guest_ram_n_blocks(ram); i++) {
+        n += !guest_ram_block(ram, i)->device;
+    }
+    return n;
 }
 
 /* QEMU's blocks, with memory and a log for those that are shared. */
@@ -183,13 +213,13 @@ static bool find_blocks(Outgoing *o, GError **errp)
         if (!b->log) {
             return false;
         }
-        found++;
+        found += !guest_ram_block(ram, at)->device;
     }
-    if (found != guest_ram_n_blocks(ram)) {
+    if (found != count_main(ram)) {
         error_set(errp, "a block of shared RAM is not in QEMU's device state");
         return false;
     }
-    return true;
+    return nothing_left_out(o, errp);
 }
 
 /* ---- drives ---------------------------------------------------------------------- */

@@ -68,6 +68,7 @@ typedef struct {
     char *path;       /* mem-path of the user's own backend, or NULL */
     uint64_t hugetlb; /* of the user's memfd: page size; 1: the default one */
     int option;       /* the user's -object; -1: the machine's main RAM */
+    bool device;      /* of a device (pc-dimm, …), which may be unplugged */
     char *rest;       /* other properties: ",prealloc=on,…" */
 } EmuRam;
 

@@ -22,6 +22,7 @@ typedef struct {
     uint64_t length;
     uint8_t *host;     /* mapped, shared, for reading and writing */
     int fd;            /* of the file that it lies in */
+    bool device;       /* of a device, which may have been unplugged */
 } GuestRamBlock;
 
 /* Make or open the files of the RAM in @cl and map them.  NULL without an error

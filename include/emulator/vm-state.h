@@ -28,10 +28,16 @@ char *emu_vm_machine(Emulator *emu, GError **errp);
 /* Does this machine type end its migration stream with a description? */
 bool emu_vm_describes_state(Emulator *emu, bool *described, GError **errp);
 
-/* How QEMU calls the RAMBlock of memory backend @id: older machine types name
- * it by its path. */
+/* Is @idstr the RAMBlock of memory backend @id?  Its name is the id, or its path with
+ * older machine types; a PCI device puts its address before ("0000:00:03.0/ID"). */
+bool emu_is_ram_block_of(const char *idstr, const char *id);
+/* How QEMU calls the RAMBlock of memory backend @id. */
 bool emu_vm_ram_block_name(Emulator *emu, const char *id, char name[256],
                            GError **errp);
+
+/* The ids of all memory backends that QEMU maps shared, also of those that came
+ * later (g_strfreev), or NULL. */
+char **emu_vm_shared_memory(Emulator *emu, GError **errp);
 
 /* Stop the guest; disk requests in flight have ended when it returns.
  * @hidden: nobody sees the STOP, and the status stays "running"; then emu_vm_cont

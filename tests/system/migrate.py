@@ -10,6 +10,7 @@ import socket
 from lib.migration import (arrived, ended, go_on, migrate, same_ram, source, status,
                            still_runs, twin)
 from lib.tap import contains, equal, main, test, wait_for
+from lib.vm import VM
 
 LONG = bool(os.environ.get("SIDECAR_TEST_LONG"))
 
@@ -264,6 +265,43 @@ def memory_backends_of_the_users(t):
     checked(dst)
     src.quit()
     dst.quit()
+
+
+def dimm(t, name, content):
+    """-device pc-dimm whose memory is a file with that content, seen at 4 GiB."""
+    with open(t.path(name), "wb") as f:
+        f.write(content)
+    return ["-object", f"memory-backend-file,id=m1,size=4M,share=on,mem-path={t.path(name)}",
+            "-device", "pc-dimm,memdev=m1"]
+
+
+@test
+def memory_that_a_device_brings(t):
+    """QEMU leaves shared memory out of its device state."""
+    src = VM(t, guest=False, memory="32,slots=2,maxmem=1G", name="src",
+             options=dimm(t, "there", os.urandom(4 << 20))).start()
+    path = t.path("migrate.sock")
+    dst = VM(t, guest=False, memory="32,slots=2,maxmem=1G", name="dst", sidecar=False,
+             options=dimm(t, "here", bytes(4 << 20)) + ["-incoming", "unix:" + path]).start()
+    src.qmp("migrate", uri="unix:" + path)
+    ended(src)
+    arrived(dst)
+    for vm in (src, dst):
+        vm.qmp("pmemsave", val=4 << 30, size=4 << 20, filename=t.path(vm.name + ".ram"))
+    t.run("cmp", t.path("src.ram"), t.path("dst.ram"))
+    t.run("cmp", t.path("src.ram"), t.path("there"))
+    src.quit()
+    dst.quit()
+
+
+@test
+def shared_memory_plugged_in_later_is_refused(t):
+    src = VM(t, guest=False, memory="32,slots=2,maxmem=1G", name="src").start()
+    src.qmp("object-add", qom_type="memory-backend-memfd", id="late", size=4 << 20)
+    src.qmp("device_add", driver="pc-dimm", memdev="late")
+    src.qmp("migrate", uri=f"exec:cat > {t.path('state')}")
+    contains(ended(src, "failed")["error-desc"], "memory backend 'late' is shared memory")
+    src.quit()
 
 
 @test

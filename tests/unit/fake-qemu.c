@@ -437,6 +437,11 @@ static void hmp(Command *c)
                     "    pc.ram    4 KiB  0x0\\r\\n  vga.vram    4 KiB\\r\\n\"");
 }
 
+static void query_memdev(Command *c)
+{
+    g_string_assign(c->result, "[{\"id\": \"pc.ram\", \"share\": true}]");
+}
+
 static void nothing(Command *c)
 {
 }
@@ -453,6 +458,7 @@ static const struct {
     { "qom-list", qom_list },
     { "qom-get", qom_get },
     { "human-monitor-command", hmp },
+    { "query-memdev", query_memdev },
     { "getfd", nothing }, /* the descriptor was taken as it came */
     { "migrate-set-capabilities", nothing },
     { "migrate-set-parameters", nothing },

@@ -56,6 +56,16 @@ static const struct {
      "q -nodefaults " FILE_OBJECT("a", "1073741824", "") " "
      FILE_OBJECT("b", "2147483648", "")
      " -numa node,memdev=a -numa node,memdev=b" QMP, NULL},
+    /* that of a device, unless it is private */
+    {"q -nodefaults -m 1 -object memory-backend-memfd,id=a,size=1G -device "
+     "pc-dimm,memdev=a -object memory-backend-ram,id=b,size=1G -device "
+     "pc-dimm,memdev=b -object memory-backend-memfd,id=c,size=1G",
+     "q -nodefaults -m 1 " FILE_OBJECT("a", "1073741824", "") " -device "
+     "pc-dimm,memdev=a -object memory-backend-ram,id=b,size=1G -device "
+     "pc-dimm,memdev=b -object memory-backend-memfd,id=c,size=1G" MAIN("1048576")
+     QMP, NULL},
+    {"q -nodefaults -object memory-backend-memfd,id=a,size=1G -device "
+     "pc-dimm,memdev=a -mem-path /h", NULL, "-mem-path"},
     /* left alone, with the reason */
     {"q -nodefaults -object memory-backend-ram,id=m,size=1G -machine "
      "memory-backend=m", NULL, "'m': it is not a memory-backend-file or -memfd"},
