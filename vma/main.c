@@ -7,8 +7,10 @@
  */
 #include "cmd.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config-host.h"
 
@@ -45,10 +47,25 @@ static int run(const VmaCommand *cmd, int argc, char **argv)
     return 1;
 }
 
+/* A closed stdin, stdout or stderr must not become one of our files: what is
+ * printed would end up in an image.  What stands in for stdin and stdout
+ * cannot be read or written, so that whoever needs it hears of it. */
+static void open_std_fds(void)
+{
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_WRONLY};
+
+    for (int fd = 0; fd < 3; fd++) {
+        if (fcntl(fd, F_GETFD) < 0) {
+            open("/dev/null", modes[fd]); /* gets the lowest number: fd */
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : "";
 
+    open_std_fds();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     interrupt_init();

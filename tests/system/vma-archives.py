@@ -842,4 +842,30 @@ def an_answer_that_cannot_be_printed(t):
             contains(p.stderr.read().decode(), "No space left")
 
 
+def with_closed(t, fds, *args):
+    """Exit status and stderr of vma started with these descriptors closed."""
+    def close():
+        for fd in fds:
+            os.close(fd)
+    p = t.spawn([VMA, *args], stderr=subprocess.PIPE, preexec_fn=close)
+    return p.wait(SOON), p.stderr.read().decode()
+
+
+@test
+def closed_descriptors_do_not_become_files_of_ours(t):
+    a = make_image(t, "a.raw", CLUSTER)
+    archive = t.path("x.vma")
+    equal(with_closed(t, (0, 1, 2), "create", archive, f"d={a}")[0], 0)
+    vma(t, "verify", archive)
+    equal(with_closed(t, (0, 1, 2), "extract", archive, t.path("out"))[0], 0)
+    equal(read(t.path("out", "disk-d.raw")), read(a))
+    for command, closed, why in (
+            (("list", "-"), 0, "Bad file descriptor"),
+            (("list", archive), 1, "Bad file descriptor"),
+            (("create", "-", f"d={a}"), 1, "not open for writing")):
+        status, text = with_closed(t, (closed,), *command)
+        equal(status, 1, command)
+        contains(text, why)
+
+
 main()
