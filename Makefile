@@ -96,12 +96,12 @@ $(BUILD)/tools/%: $(BUILD)/obj/tests/tools/%.o $(LIBRARY)
 -include tests/tests.mk
 
 .PHONY: install clean
+install: TO = $(DESTDIR)$(PREFIX)
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
-	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
-	install -d $(DESTDIR)$(PREFIX)/lib/qemu-sidecar
-	install -m 644 $(AGENT) $(DESTDIR)$(PREFIX)/lib/qemu-sidecar
-	install -m 644 docs/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d "$(TO)/bin" "$(TO)/share/man/man1" "$(TO)/lib/qemu-sidecar"
+	install -m 755 $(PROGRAMS) "$(TO)/bin"
+	install -m 644 $(AGENT) "$(TO)/lib/qemu-sidecar"
+	install -m 644 docs/man/*.1 "$(TO)/share/man/man1"
 
 clean:
 	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/tools $(BUILD)/bench $(BUILD)/fuzz $(LIBRARY) $(PROGRAMS) $(AGENT) $(GENERATED)

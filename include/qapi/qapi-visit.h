@@ -137,7 +137,7 @@ json_object *qapi_output_enum(const QEnumLookup *lookup, int v);
     {                                                                \
         g_autoptr(name) head = NULL;                                 \
         name **tail = &head;                                         \
-        size_t n;                                                    \
+        size_t n = 0;                                                \
                                                                      \
         if (!qapi_input_is_array(in, &n, errp)) {                    \
             return false;                                            \

@@ -11,7 +11,7 @@ import subprocess
 
 from lib.guest import make_image
 from lib.qmp import QMP
-from lib.tap import contains, equal, main, program, test, wait_for
+from lib.tap import BUILD, TREE, contains, equal, main, program, test, wait_for
 
 QEMU = "qemu-system-x86_64"
 SIDECAR = program("qemu-sidecar")
@@ -364,6 +364,17 @@ def what_stays_qemus_own_is_named(t):
     equal(status, 1)
     contains(text, "warning: drive 'virtio0' (" + t.path("i") + ") stays QEMU's own: snapshot=on")
     contains(text, "warning: monitor '-monitor pty' stays QEMU's own")
+
+
+@test
+def what_is_installed_runs_from_a_folder_with_blanks(t):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    t.run("make", "-C", TREE, "BUILD=" + BUILD, "DESTDIR=" + t.path("a b"),
+          "PREFIX=/usr", "install", env=env)
+    for name in ("qemu-sidecar", "vma"):
+        contains(t.run(t.path("a b/usr/bin", name), "--version"), "qemu-sidecar")
+        assert os.path.exists(t.path(f"a b/usr/share/man/man1/{name}.1"))
+    assert os.path.exists(t.path("a b/usr/lib/qemu-sidecar/qemu-sidecar-agent.so"))
 
 
 main()
