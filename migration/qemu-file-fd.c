@@ -9,6 +9,7 @@
 #include "migration/qemu-file.h"
 
 #include "util/error.h"
+#include "util/socket.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -34,7 +35,7 @@ static bool stopped(FdFile *ff, GError **errp)
     return true;
 }
 
-/* Until @events (or an error condition) or shutdown. */
+/* Until @events (or an error condition) or shutdown; not if the other end is silent. */
 static bool wait_for(FdFile *ff, short events, GError **errp)
 {
     struct pollfd p[2] = {
@@ -42,9 +43,10 @@ static bool wait_for(FdFile *ff, short events, GError **errp)
         { .fd = ff->stop, .events = POLLIN },
     };
 
-    while (poll(p, 2, -1) < 0) {
+    while (socket_poll(p, 2, -1) < 0) {
         if (errno != EINTR) {
-            error_set_errno(errp, errno, "%s: poll", ff->name);
+            error_set_errno(errp, errno, "%s: %s", ff->name,
+                            events & POLLOUT ? "write" : "read");
             return false;
         }
     }

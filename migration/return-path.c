@@ -19,6 +19,7 @@
 
 #include "migration/qemu-stream.h"
 #include "util/error.h"
+#include "util/socket.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -170,8 +171,9 @@ void return_path_free(ReturnPath *rp)
 
 typedef enum { READABLE, LATE, CANCELLED } Wait;
 
-/* @ms: -1: for ever.  Without @cancel_fd (-1) it can't be cancelled. */
-static Wait wait_readable(const ReturnPath *rp, int ms, int cancel_fd)
+/* @ms: -1: for ever.  Without @cancel_fd (-1) it can't be cancelled.  READABLE also
+ * if the other end was silent for too long, with rp->err. */
+static Wait wait_readable(ReturnPath *rp, int ms, int cancel_fd)
 {
     gint64 end = g_get_monotonic_time() + (gint64)ms * 1000;
     struct pollfd p[2] = {
@@ -183,8 +185,12 @@ static Wait wait_readable(const ReturnPath *rp, int ms, int cancel_fd)
     do {
         gint64 left = (end - g_get_monotonic_time()) / 1000;
 
-        n = poll(p, 2, ms < 0 ? -1 : (int)MAX(left, 0));
+        n = socket_poll(p, 2, ms < 0 ? -1 : (int)MAX(left, 0));
     } while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        rp->err = errno;
+        return READABLE;
+    }
     return p[1].revents ? CANCELLED : n ? READABLE : LATE;
 }
 
@@ -495,8 +501,8 @@ static ReturnPathVerdict wait_word(ReturnPath *rp, GError **errp)
         }
         if (n > 0) {
             have += n;
-        } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
-            err = n ? errno : 0;
+        } else if (n == 0 || rp->err || (errno != EAGAIN && errno != EINTR)) {
+            err = n == 0 ? 0 : rp->err ? rp->err : errno;
             break;
         }
     }

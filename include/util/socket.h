@@ -7,6 +7,7 @@
 #define SIDECAR_UTIL_SOCKET_H
 
 #include <glib.h>
+#include <poll.h>
 #include <stdbool.h>
 
 typedef enum {
@@ -55,6 +56,11 @@ int socket_connect(const SocketAddress *addr, int cancel_fd, GError **errp);
 
 /* "tcp:HOST:PORT" or "unix:PATH" of this end (peer: of the other); g_free. */
 char *socket_name(int fd, bool peer);
+
+/* poll, but -1 with ETIMEDOUT when @p[0] is a TCP connection from whose other end no
+ * sign has come for 40 seconds of waiting, although it was due. */
+int socket_poll(struct pollfd *p, nfds_t n, int ms);
+void socket_set_silence(int ms); /* for tests; before there are threads */
 
 bool fd_is_socket(int fd);
 bool fd_set_nonblocking(int fd, bool on);

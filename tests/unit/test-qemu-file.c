@@ -6,7 +6,9 @@
  */
 #include "migration/qemu-file.h"
 
+#include "dead-peer.h"
 #include "util/error.h"
+#include "util/socket.h"
 
 #include <signal.h>
 #include <string.h>
@@ -213,6 +215,62 @@ static void test_wait_is_cancelled(void)
     qemu_file_abandon(p.in);
 }
 
+/* Writing to a host that has lost its power ends, in much less than the quarter of an
+ * hour for which the kernel tries. */
+static void test_silent_peer(void)
+{
+    g_autofree char *much = g_malloc0(BULK);
+    g_autoptr(GError) err = NULL;
+    QEMUFile *f;
+    int fds[2];
+
+    tcp_pair(fds);
+    fall_silent(fds[0]);
+    f = qemu_file_new_fd(fds[1], "out", NULL);
+    for (int i = 0; i < 20 && !qemu_file_error(f); i++) {
+        qemu_put_buffer(f, much, BULK);
+        qemu_fflush(f, NULL);
+    }
+    g_assert_false(qemu_file_ok(f, &err));
+    g_assert_nonnull(strstr(err->message, "timed out"));
+    qemu_file_abandon(f);
+    close(fds[0]);
+}
+
+static gpointer put_much(gpointer data)
+{
+    g_autofree char *much = g_malloc0(BULK);
+
+    for (int i = 0; i < 4; i++) {
+        qemu_put_buffer(data, much, BULK);
+    }
+    return GINT_TO_POINTER(qemu_fflush(data, NULL));
+}
+
+/* Somebody who is there and does not read for a while is waited for. */
+static void test_slow_peer(void)
+{
+    g_autofree char *buf = g_malloc(BULK);
+    QEMUFile *f;
+    GThread *thread;
+    size_t got = 0;
+    int fds[2];
+
+    tcp_pair(fds);
+    f = qemu_file_new_fd(fds[1], "out", NULL);
+    thread = g_thread_new("put", put_much, f);
+    g_usleep(1500 * 1000); /* that nothing happens can't be waited for */
+    while (got < 4 * BULK) {
+        ssize_t n = read(fds[0], buf, BULK);
+
+        g_assert_cmpint(n, >, 0);
+        got += n;
+    }
+    g_assert_true(GPOINTER_TO_INT(g_thread_join(thread)));
+    qemu_file_abandon(f);
+    close(fds[0]);
+}
+
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -226,5 +284,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/qemu-file/shutdown/pipe", NULL, test_shutdown);
     g_test_add_func("/qemu-file/rate-limit", test_rate_limit);
     g_test_add_func("/qemu-file/wait-is-cancelled", test_wait_is_cancelled);
+    socket_set_silence(400);
+    g_test_add_func("/qemu-file/silent-peer", test_silent_peer);
+    g_test_add_func("/qemu-file/slow-peer", test_slow_peer);
     return g_test_run();
 }

@@ -6,7 +6,9 @@
  */
 #include "migration/return-path.h"
 
+#include "dead-peer.h"
 #include "util/error.h"
+#include "util/socket.h"
 
 #include <string.h>
 #include <sys/eventfd.h>
@@ -576,6 +578,62 @@ static void the_word_lets_it_run(void)
     word((Bytes){ NULL, 0 }, RETURN_PATH_NO, "cancelled");
 }
 
+/* ---- a dead network ------------------------------------------------------------------ */
+
+/* *stream: another descriptor of the socket, as the stream has one. */
+static Pair pair_over_tcp(int *stream)
+{
+    Pair p = { .cancel = eventfd(0, EFD_CLOEXEC) };
+    int fds[2];
+
+    tcp_pair(fds);
+    p.other = fds[0];
+    *stream = dup(fds[1]);
+    p.rp = return_path_new(fds[1], p.cancel, "test");
+    return p;
+}
+
+/* The last of the stream does not arrive: one of ours has not got the guest then; a
+ * plain one may have. */
+static void silent_receiver(gconstpointer ours)
+{
+    Pair p;
+    g_autoptr(GError) error = NULL;
+    ReturnPathVerdict v;
+    int stream;
+
+    p = pair_over_tcp(&stream);
+    says(&p, ours ? (Bytes)B(OURS) : (Bytes)B(PLAIN));
+    while (!return_path_met(p.rp)) {
+        g_assert_true(return_path_meet(p.rp, 60000, NULL));
+    }
+    return_path_promise(p.rp);
+    fall_silent(p.other);
+    g_assert_cmpint(send(stream, "devices", 7, 0), ==, 7);
+    v = return_path_verdict(p.rp, &error);
+    check(v, ours ? RETURN_PATH_NO : RETURN_PATH_UNKNOWN, &error, "timed out");
+    close(stream);
+    pair_end(&p);
+}
+
+static void silent_source(void)
+{
+    Pair p;
+    g_autoptr(GError) error = NULL;
+    ReturnPathVerdict v;
+    int stream;
+
+    p = pair_over_tcp(&stream);
+    return_path_opened(p.rp);
+    g_assert_true(return_path_ping(p.rp, RETURN_PATH_ASK, NULL));
+    g_assert_true(return_path_ping(p.rp, RETURN_PATH_WILL, NULL));
+    fall_silent(p.other);
+    v = return_path_accept(p.rp, &error);
+    check(v, RETURN_PATH_UNKNOWN, &error, "timed out");
+    close(stream);
+    pair_end(&p);
+}
+
 /* ---- both of ours --------------------------------------------------------------------- */
 
 static void *accept_it(void *rp)
@@ -663,5 +721,9 @@ int main(int argc, char **argv)
     g_test_add_func("/return-path/receiver/never-heard", a_source_that_never_heard_us);
     g_test_add_func("/return-path/receiver/word", the_word_lets_it_run);
     g_test_add_func("/return-path/cancel/any-time", a_cancel_at_any_time);
+    socket_set_silence(400);
+    g_test_add_data_func("/return-path/silent/ours", "", silent_receiver);
+    g_test_add_data_func("/return-path/silent/plain", NULL, silent_receiver);
+    g_test_add_func("/return-path/silent/source", silent_source);
     return g_test_run();
 }
