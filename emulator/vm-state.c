@@ -38,7 +38,7 @@ struct EmuVmState {
     bool hidden_pause;       /* main thread: nobody may see that it is stopped */
     json_object *hidden_stop; /* main thread: the event, in case it must be seen */
     bool migrating;          /* MIGRATION events are ours; lock */
-    bool ready;              /* capabilities have been set; one user at a time */
+    bool ready;              /* bandwidth has been set; one user at a time */
     bool gone;               /* QEMU has ended; lock */
     bool asked;              /* to save, and has not answered yet; lock */
     int asked_fd;            /* a duplicate of the end that we read; lock */
@@ -346,6 +346,8 @@ static json_object *capability(const char *name, bool state)
     return o;
 }
 
+/* @ignore_shared holds for `savevm' too, which must not leave out the guest's memory:
+ * so only while it is needed. */
 static bool set_capabilities(Emulator *emu, bool ignore_shared, GError **errp)
 {
     json_object *list = json_object_new_array();
@@ -455,12 +457,12 @@ int emu_save_devices_open(Emulator *emu, GError **errp)
     EmuVmState *st = emu_vm_state(emu);
 
     if (!st->ready) {
-        if (!set_capabilities(emu, true, errp) || !set_bandwidth(emu, errp)) {
+        if (!set_bandwidth(emu, errp)) {
             return -1;
         }
         st->ready = true;
     }
-    return open_pair(emu, errp);
+    return set_capabilities(emu, true, errp) ? open_pair(emu, errp) : -1;
 }
 
 /* The answer to `migrate', on the main thread. */
@@ -505,6 +507,7 @@ bool emu_save_devices_end(Emulator *emu, GError *error, GError **errp)
     bool ok = end(emu, "saving the device state", error ? NULL : &error);
     GError *refused;
 
+    ok = set_capabilities(emu, false, error ? NULL : &error) && ok;
     pthread_mutex_lock(&st->lock);
     refused = g_steal_pointer(&st->refused);
     pthread_mutex_unlock(&st->lock);

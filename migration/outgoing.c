@@ -447,11 +447,11 @@ static bool stop(Outgoing *o, DeviceReader **reader, gint64 *stopped_at,
         return false;
     }
     if (running) {
+        emu_flush_drives(m->cfg.block); /* what fails now fails again */
         *reader = open_reader(m->cfg.emu, errp);
         if (!*reader) {
             return false;
         }
-        emu_flush_drives(m->cfg.block); /* what fails now fails again */
     }
     *stopped_at = g_get_monotonic_time();
     if (running && !emu_vm_stop(m->cfg.emu, false, errp)) {

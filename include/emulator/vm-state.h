@@ -46,7 +46,8 @@ bool emu_vm_stop(Emulator *emu, bool hidden, GError **errp);
 bool emu_vm_cont(Emulator *emu, bool hidden, GError **errp);
 
 /*
- * QEMU's device-only stream of the stopped guest.  _open gives the read end of a
+ * QEMU's device-only stream of the stopped guest.  Between _open and _end QEMU's own
+ * `savevm' would lack the guest's memory.  _open gives the read end of a
  * socket (or -1) and may be called while the guest runs; after _begin the stream
  * comes from there, or its end if QEMU refuses.  Read it to its end or close it,
  * then call _end in any case; that says whether QEMU thinks it complete.  @error

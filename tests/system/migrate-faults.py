@@ -13,6 +13,7 @@ import threading
 from lib.migration import (Proxy, arrived, ended, gone_with, migrate, same_ram, source,
                            status, still_runs, twin)
 from lib.tap import contains, equal, main, test, wait_for
+from lib.vm import VM
 
 LONG = bool(os.environ.get("SIDECAR_TEST_LONG"))
 IMAGE = 1 << 20
@@ -117,6 +118,23 @@ def many_attempts_one_right_after_the_other(t):
             pass
     still_runs(src)
     src.quit()
+
+
+@test
+def a_snapshot_of_before_can_be_loaded_after(t):
+    """savevm and loadvm on a drive of QEMU's own obey its migration's settings."""
+    image = t.path("own.qcow2")
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", image, "64M")
+    vm = VM(t, guest=False, drives=[f"if=virtio,format=qcow2,file={image}"]).start()
+    vm.qmp("cont")
+    equal(vm.hmp("savevm a"), "", "savevm a")
+    vm.qmp("migrate", uri="exec:false")
+    ended(vm, "failed")
+    equal(vm.hmp("savevm b"), "", "savevm b")
+    for name in "a", "b":
+        equal(vm.hmp("loadvm " + name), "", "loadvm " + name)
+    equal(vm.qmp("query-status")["running"], True, "running")
+    vm.quit()
 
 
 @test
