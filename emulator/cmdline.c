@@ -151,6 +151,8 @@ static void note_flags(EmuCmdline *cl, EmuOption *opt)
     } else if (emu_option_is(opt, "incoming")) {
         g_free(cl->incoming);
         cl->incoming = g_strdup(opt->arg);
+    } else if (emu_option_is(opt, "loadvm")) {
+        cl->loadvm = true;
     } else if (emu_option_is(opt, "echr")) {
         cl->escape = escape_key(opt->arg);
     } else if (emu_option_is(opt, "run-with")) {

@@ -11,7 +11,7 @@
  *
  * A drive is left to QEMU as it was given
  *   - with a warning, when we cannot serve it (network protocols, snapshot=on,
- *     formats we don't have, options of the image we don't know);
+ *     -loadvm, formats we don't have, options of the image we don't know);
  *   - silently, when QEMU will refuse it anyway: its message is better known.
  * Empty drives are QEMU's as well.  All of them count for the names.
  *
@@ -417,6 +417,9 @@ static char *examine(const EmuCmdline *cl, const Keyval *kv, EmuDrive *drive)
     }
     if (wants_snapshot(cl, kv)) {
         return g_strdup("snapshot=on is done by QEMU");
+    }
+    if (cl->loadvm) { /* QEMU finds the snapshot in images of its own only */
+        return g_strdup("-loadvm is done by QEMU");
     }
     if (changed_by_set(cl, drive->name)) {
         return g_strdup("-set changes it");

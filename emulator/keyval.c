@@ -1,12 +1,15 @@
 /*
  * QEMU's option arguments: "key=value,flag,key=va,,lue".  The rules are those
- * of QemuOpts (not of -blockdev's or -object's JSON): no nesting, no errors;
- * dots in keys mean nothing here.
+ * of QemuOpts: no nesting, no errors; dots in keys mean nothing here.
+ *
+ * Some options take JSON as well (-device, -object, -netdev, …; management tools
+ * write it).  Its nested members get QEMU's own spelling, "a.b" and "a.0".
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "keyval.h"
 
+#include <json-c/json.h>
 #include <string.h>
 
 static void item_free(void *opaque)
@@ -71,6 +74,51 @@ Keyval *keyval_parse(const char *text, const char *implied_key)
             p++;
         }
     }
+    return kv;
+}
+
+static void add_json(Keyval *kv, char *key, json_object *value)
+{
+    size_t n;
+
+    switch (json_object_get_type(value)) {
+    case json_type_object:
+        json_object_object_foreach(value, name, member) {
+            add_json(kv, key ? g_strdup_printf("%s.%s", key, name)
+                             : g_strdup(name), member);
+        }
+        g_free(key);
+        break;
+    case json_type_array:
+        n = json_object_array_length(value);
+        for (size_t i = 0; i < n; i++) {
+            add_json(kv, g_strdup_printf("%s.%zu", key, i),
+                     json_object_array_get_idx(value, i));
+        }
+        g_free(key);
+        break;
+    case json_type_boolean:
+        add(kv, key, g_strdup(json_object_get_boolean(value) ? "on" : "off"));
+        break;
+    default:
+        add(kv, key, g_strdup(value ? json_object_get_string(value) : ""));
+    }
+}
+
+Keyval *keyval_parse_object(const char *text, const char *implied_key)
+{
+    json_object *object;
+    Keyval *kv;
+
+    if (*text != '{') {
+        return keyval_parse(text, implied_key);
+    }
+    kv = keyval_parse("", NULL);
+    object = json_tokener_parse(text);
+    if (json_object_is_type(object, json_type_object)) {
+        add_json(kv, NULL, object);
+    }
+    json_object_put(object);
     return kv;
 }
 

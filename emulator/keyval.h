@@ -22,6 +22,8 @@ typedef struct {
  * means flag=off (both deprecated in QEMU, but still taken); with
  * @implied_key a first item without '=' is that key's value. */
 Keyval *keyval_parse(const char *text, const char *implied_key);
+/* The same for an option that may also be JSON; broken JSON has no items. */
+Keyval *keyval_parse_object(const char *text, const char *implied_key);
 void keyval_free(Keyval *kv);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Keyval, keyval_free)
 

@@ -89,7 +89,7 @@ static unsigned other_uses(const EmuCmdline *cl, const char *id)
             n += !strcmp(opt->arg + strlen("chardev:"), id);
             continue;
         }
-        kv = keyval_parse(opt->arg, "driver");
+        kv = keyval_parse_object(opt->arg, "driver");
         for (guint k = 0; k < kv->items->len; k++) {
             const KeyvalItem *item = g_ptr_array_index(kv->items, k);
 
@@ -280,14 +280,15 @@ static bool has_default_port(const EmuCmdline *cl, const char *option,
 {
     for (guint i = 0; i < cl->options->len; i++) {
         const EmuOption *opt = emu_cmdline_option(cl, i);
-        g_autofree char *driver = NULL;
 
         if (emu_option_is(opt, option)) {
             return false;
         }
         if (opt->arg && emu_option_is(opt, "device")) {
-            driver = g_strndup(opt->arg, strcspn(opt->arg, ","));
-            if (g_strv_contains(devices, driver)) {
+            g_autoptr(Keyval) kv = keyval_parse_object(opt->arg, "driver");
+            const char *driver = keyval_get(kv, "driver");
+
+            if (driver && g_strv_contains(devices, driver)) {
                 return false;
             }
         }

@@ -151,8 +151,8 @@ static EmuRam *find_object(EmuCmdline *cl, const char *id, const char **why)
     for (guint i = 0; i < cl->options->len; i++) {
         EmuOption *opt = emu_cmdline_option(cl, i);
 
-        if (emu_option_is(opt, "object") && opt->arg && *opt->arg != '{') {
-            g_autoptr(Keyval) kv = keyval_parse(opt->arg, "qom-type");
+        if (emu_option_is(opt, "object") && opt->arg) {
+            g_autoptr(Keyval) kv = keyval_parse_object(opt->arg, "qom-type");
 
             if (!g_strcmp0(keyval_get(kv, "id"), id)) {
                 return plan_backend(i, kv, id, why);
@@ -225,10 +225,10 @@ static void plan_devices(EmuCmdline *cl)
         const char *id, *why;
         EmuRam *ram;
 
-        if (!emu_option_is(opt, "device") || !opt->arg || *opt->arg == '{') {
+        if (!emu_option_is(opt, "device") || !opt->arg) {
             continue;
         }
-        kv = keyval_parse(opt->arg, "driver");
+        kv = keyval_parse_object(opt->arg, "driver");
         id = keyval_get(kv, "memdev");
         ram = id && !is_planned(cl, id) ? find_object(cl, id, &why) : NULL;
         if (ram) {

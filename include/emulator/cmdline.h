@@ -82,7 +82,7 @@ typedef struct {
     /* What the line says beside that. */
     char *machine;       /* type, or NULL */
     bool daemonize;      /* taken out: the sidecar does it */
-    bool nographic, nodefaults, snapshot;
+    bool nographic, nodefaults, snapshot, loadvm;
     bool runas;          /* QEMU changes its user id */
     bool only_information; /* -help, -version, "-device help": run QEMU as it is */
     char *pidfile;       /* or NULL; stays QEMU's own */

@@ -157,4 +157,17 @@ def guessing_raw_is_said_for_images_that_can_be_written(t):
         equal(text.count("WARNING: Image format was not specified for 'a'"), times, line)
 
 
+@test
+def a_snapshot_in_an_image_can_be_started_from(t):
+    path = t.path("i.qcow2")
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
+    line = [QEMU, "-accel", "tcg", "-M", "q35", "-m", "32", "-display", "none", "-S",
+            "-monitor", "stdio", "-drive", f"file={path},format=qcow2,if=virtio"]
+    t.run(*line, stdin=typed(t, "savevm one\nquit\n"))
+    text = t.run(program("qemu-sidecar"), *line, "-loadvm", "one",
+                 stdin=typed(t, "info snapshots\nquit\n"))
+    contains(text, "drive 'virtio0' (" + path + ") stays QEMU's own: -loadvm")
+    contains(text, "List of snapshots present on all disks")
+
+
 main()

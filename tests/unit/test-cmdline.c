@@ -83,6 +83,7 @@ static const struct {
      ",index=3,media=disk" QMP},
     {"q -nodefaults -drive file=a,snapshot=on", "q -nodefaults -drive file=a,snapshot=on" QMP},
     {"q -nodefaults -snapshot a", "q -nodefaults -snapshot a" QMP},
+    {"q -nodefaults -loadvm s a", "q -nodefaults -loadvm s a" QMP},
     {"q -nodefaults -snapshot -drive file=a,snapshot=off",
      "q -nodefaults -snapshot " D("ide0-hd0") QMP},
     {"q -nodefaults -drive file=a,format=vmdk", "q -nodefaults -drive file=a,format=vmdk" QMP},
@@ -105,12 +106,22 @@ static const struct {
      "-serial chardev:serial0" QMP},
     {"q -nographic -serial null", "q -nographic -serial null" QMP},
     {"q -nographic -monitor none", "q -nographic -monitor none" QMP},
+    {"q -nographic -device isa-serial,chardev=x",
+     "q -nographic -device isa-serial,chardev=x" QMP},
+    {"q -nographic -device driver=isa-serial,chardev=x",
+     "q -nographic -device driver=isa-serial,chardev=x" QMP},
+    {"q -nographic -device '{\"driver\":\"isa-serial\",\"chardev\":\"x\"}'",
+     "q -nographic -device {\"driver\":\"isa-serial\",\"chardev\":\"x\"}" QMP},
     {"q -serial null -serial mon:stdio", "q -serial null -chardev "
      "socket,id=serial1,fd=8 -serial chardev:serial1" QMP},
     {"q -chardev stdio,id=c,mux=on -mon c -serial chardev:c",
      "q -chardev socket,id=c,fd=8 -serial chardev:c" QMP},
     {"q -chardev stdio,id=c,mux=on -mon c -device virtconsole,chardev=c",
      "q -chardev socket,id=c,fd=8 -device virtconsole,chardev=c" QMP},
+    {"q -chardev stdio,id=c,mux=on -mon c -device "
+     "'{\"driver\":\"virtconsole\",\"chardev\":\"c\"}'",
+     "q -chardev socket,id=c,fd=8 -device "
+     "{\"driver\":\"virtconsole\",\"chardev\":\"c\"}" QMP},
     {"q -chardev stdio,id=c,mux=on -mon c", "q" QMP},
     {"q -chardev stdio,id=c,mux=on -mon c -serial chardev:c -parallel chardev:c",
      "q -chardev stdio,id=c,mux=on -mon c -serial chardev:c -parallel chardev:c" QMP},
@@ -207,6 +218,7 @@ static const struct {
 } warnings[] = {
     {"q -nodefaults -hda rbd:x", "'ide0-hd0' (no file) stays QEMU's own: the sidecar does not serve 'rbd:'"},
     {"q -drive file=a,snapshot=on", "snapshot=on"},
+    {"q -drive file=a,format=qcow2 -loadvm s", "-loadvm is done by QEMU"},
     {"q -drive file=a,l2-cache-size=1M", "its option 'l2-cache-size'"},
     {"q -drive file=a,file.driver=http", "'http' images"},
     {"q -drive file=/dev/fdset/2,format=raw", "file descriptor sets"},

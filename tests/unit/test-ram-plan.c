@@ -56,6 +56,11 @@ static const struct {
      "q -nodefaults " FILE_OBJECT("a", "1073741824", "") " "
      FILE_OBJECT("b", "2147483648", "")
      " -numa node,memdev=a -numa node,memdev=b" QMP, NULL},
+    {"q -nodefaults -object '{\"qom-type\":\"memory-backend-memfd\",\"id\":\"m\","
+     "\"size\":1073741824,\"prealloc\":true,\"host-nodes\":[0,1],"
+     "\"policy\":\"bind\"}' -machine memory-backend=m", "q -nodefaults "
+     FILE_OBJECT("m", "1073741824", ",prealloc=on,host-nodes.0=0,"
+     "host-nodes.1=1,policy=bind") " -machine memory-backend=m" QMP, NULL},
     /* that of a device, unless it is private */
     {"q -nodefaults -m 1 -object memory-backend-memfd,id=a,size=1G -device "
      "pc-dimm,memdev=a -object memory-backend-ram,id=b,size=1G -device "
@@ -64,11 +69,20 @@ static const struct {
      "pc-dimm,memdev=a -object memory-backend-ram,id=b,size=1G -device "
      "pc-dimm,memdev=b -object memory-backend-memfd,id=c,size=1G" MAIN("1048576")
      QMP, NULL},
+    {"q -nodefaults -m 1 -object memory-backend-memfd,id=a,size=1G -device "
+     "'{\"driver\":\"pc-dimm\",\"memdev\":\"a\"}'",
+     "q -nodefaults -m 1 " FILE_OBJECT("a", "1073741824", "") " -device "
+     "{\"driver\":\"pc-dimm\",\"memdev\":\"a\"}" MAIN("1048576") QMP, NULL},
     {"q -nodefaults -object memory-backend-memfd,id=a,size=1G -device "
      "pc-dimm,memdev=a -mem-path /h", NULL, "-mem-path"},
+    {"q -nodefaults -object '{\"id\":\"m\"' -machine memory-backend=m", NULL,
+     "'m' is not one of"},
     /* left alone, with the reason */
     {"q -nodefaults -object memory-backend-ram,id=m,size=1G -machine "
      "memory-backend=m", NULL, "'m': it is not a memory-backend-file or -memfd"},
+    {"q -nodefaults -object '{\"qom-type\":\"memory-backend-ram\",\"id\":\"m\","
+     "\"size\":1}' -machine memory-backend=m", NULL,
+     "'m': it is not a memory-backend-file or -memfd"},
     {"q -nodefaults -object memory-backend-file,id=m,size=1G,mem-path=/f "
      "-machine memory-backend=m", NULL, "it is not shared"},
     {"q -nodefaults -object memory-backend-memfd,id=a,size=1G -numa "
@@ -88,7 +102,7 @@ static void test_lines(void)
     for (size_t i = 0; i < G_N_ELEMENTS(lines); i++) {
         g_auto(GStrv) argv = NULL, out = NULL;
         g_autoptr(EmuCmdline) cl = NULL;
-        g_autofree char *got = NULL, *same = NULL;
+        g_autofree char *got = NULL, *given = NULL, *same = NULL;
 
         g_test_message("%s", lines[i].line);
         g_assert_true(g_shell_parse_argv(lines[i].line, NULL, &argv, NULL));
@@ -96,7 +110,8 @@ static void test_lines(void)
         g_assert_true(emu_cmdline_plan(cl, NULL));
         out = emu_cmdline_argv(cl, &runtime);
         got = g_strjoinv(" ", out);
-        same = g_strconcat(lines[i].line, QMP, NULL);
+        given = g_strjoinv(" ", argv);
+        same = g_strconcat(given, QMP, NULL);
         g_assert_cmpstr(got, ==, lines[i].expected ? lines[i].expected : same);
         if (lines[i].left) {
             g_assert_nonnull(cl->ram_left);
