@@ -52,9 +52,10 @@ struct RamSaver {
     const RamBlock *last;    /* block of the record before, in this section */
 
     gint64 sync_time;        /* of the last sync, µs */
-    uint64_t round_bytes;    /* records since then */
-    uint64_t round_pages;
-    double bytes_per_page;   /* in the last full round */
+    /* Records since then, but for zeros: a page that is zero now may be anything
+     * when it has been written again. */
+    uint64_t round_bytes, round_pages;
+    double bytes_per_page;   /* expected, of one that is not zero */
 
     Counter duplicate, normal, skipped, xbzrle_pages, xbzrle_bytes;
     Counter cache_lookup, cache_miss, overflow;
@@ -164,7 +165,6 @@ static void put_done(RamSaver *s, QEMUFile *f, size_t len)
 {
     qemu_put_reserved(f, len);
     count(&s->transferred, len);
-    s->round_bytes += len;
 }
 
 static void put_zero(RamSaver *s, QEMUFile *f, const RamBlock *b,
@@ -292,10 +292,15 @@ static bool is_hole(const RamSaver *s, const RamBlock *b, uint64_t offset)
 static void send_page(RamSaver *s, QEMUFile *f, const RamBlock *b,
                       uint64_t offset)
 {
+    uint64_t before = get(&s->transferred);
+
+    count(&s->remaining, -1);
     if (is_hole(s, b, offset) ||
         buffer_is_zero(source(b) + offset, s->page_size)) {
         send_zero(s, f, b, offset);
-    } else if (s->cache && get(&s->syncs) > 1) {
+        return;
+    }
+    if (s->cache && get(&s->syncs) > 1) {
         send_again(s, f, b, offset);
     } else if (has_room(s)) {
         put_and_cache(s, f, b, offset);
@@ -303,7 +308,7 @@ static void send_page(RamSaver *s, QEMUFile *f, const RamBlock *b,
         put_raw(s, f, b, offset, source(b) + offset);
     }
     s->round_pages++;
-    count(&s->remaining, -1);
+    s->round_bytes += get(&s->transferred) - before;
 }
 
 /* ---- rounds ---------------------------------------------------------------- */
@@ -387,8 +392,9 @@ bool ram_saver_sync(RamSaver *s, GError **errp)
         atomic_store(&s->dirty_rate, (marked - MIN(before, marked)) *
                      G_USEC_PER_SEC / MAX(now - s->sync_time, 1));
     }
-    if (s->round_pages) {
-        s->bytes_per_page = (double)s->round_bytes / s->round_pages;
+    if (s->round_pages) { /* of the pages that it did not get to nothing new is known */
+        s->bytes_per_page = (s->round_bytes + before * s->bytes_per_page) /
+            (s->round_pages + before);
     }
     s->sync_time = now;
     s->round_bytes = s->round_pages = 0;

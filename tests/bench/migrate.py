@@ -10,15 +10,20 @@ Rows: migration time, downtime and bytes sent, for a small and a larger writer a
 large one, and one whose drive of 1 GiB (every second MiB of it a hole) is copied too.
 Less is better in every row.
 
+The limit of 32 MiB/s is that of both sources (max-bandwidth), which they do not keep while
+the guest is stopped; and in the rows "over a link" that of the link as well, as it
+would be between two hosts.
+
 A guest that writes more than the limit lets through does not converge.  After some
 seconds such a migration is let through with a longer downtime; the row says so.  Its
 time is then those seconds, its bytes are the limit's, and its downtime is what the
-receiver takes for the rest.
+receiver, or the link, takes for the rest.
 """
 
 import argparse
 import collections
 import filecmp
+import itertools
 import os
 import statistics
 import sys
@@ -30,6 +35,7 @@ sys.path.insert(0, os.path.join(TREE, "tests", "system"))
 from lib.migration import arrived, destination, ended, status, twin  # noqa: E402
 from lib.tap import Case  # noqa: E402
 from lib.vm import VM  # noqa: E402
+from lib.wire import Wire  # noqa: E402
 
 LIMIT = 32 << 20
 # QEMU 7.2 never gets to its drives if the limit is 0, which else means none.
@@ -79,12 +85,16 @@ def two_ends(case, load, sidecar, path):
     return src, (destination if load.drive else twin)(case, src, "unix:" + path, sidecar=False)
 
 
-def one(load, sidecar, xbzrle, patience):
+def one(load, sidecar, link, xbzrle, patience):
     """One migration; query-migrate's answer and whether it converged."""
     case = Case("bench")
     try:
         path = case.path("s")
         src, dst = two_ends(case, load, sidecar, path)
+        if link:
+            wire = Wire(case.path("wire"), path, LIMIT)
+            case.defer(wire.close)
+            path = case.path("wire")
         parameters(src, xbzrle, LIMIT if load.job else NO_LIMIT)
         start = time.monotonic()
         src.qmp("migrate", uri="unix:" + path, blk=bool(load.drive))
@@ -111,13 +121,17 @@ def spread(values):
     return (max(values) - min(values)) / middle * 100 if middle else 0
 
 
-def rows(load, xbzrle, figures, args):
+def title(load, link, xbzrle):
+    return load.name + (", XBZRLE" if xbzrle else "") + (", over a link of 32 MiB/s" if link else "")
+
+
+def rows(load, link, xbzrle, figures, args):
     patience = min(load.xbzrle if xbzrle else load.plain, args.patience)
     results = {True: [], False: []}
     converged = {True: True, False: True}
     for _ in range(args.runs):
         for sidecar in (True, False):
-            info, done = one(load, sidecar, xbzrle, patience)
+            info, done = one(load, sidecar, link, xbzrle, patience)
             results[sidecar].append(info)
             converged[sidecar] &= done
     for name, get, unit in figures:
@@ -125,7 +139,7 @@ def rows(load, xbzrle, figures, args):
         a, b = statistics.median(ours), statistics.median(peer)
         def cell(value, ok):
             return f"{value:.0f} {unit}" + ("" if ok else " (let through)")
-        what = f"migration {name}: {load.name}" + (", XBZRLE" if xbzrle else "")
+        what = f"migration {name}: " + title(load, link, xbzrle)
         print(f"| {what} | {cell(a, converged[True])} | {cell(b, converged[False])} | "
               f"{a / b if b else 0:.2f} | {spread(ours):.0f} %, {spread(peer):.0f} % |",
               flush=True)
@@ -141,14 +155,14 @@ def main():
     if args.quick:
         args.runs, args.patience = 1, 4
     for load in LOADS:
-        for xbzrle in (False, True):
-            if all(w in load.name + (", XBZRLE" if xbzrle else "") for w in args.only):
-                rows(load, xbzrle, FIGURES, args)
+        for link, xbzrle in itertools.product((False, True), repeat=2):
+            if all(w in title(load, link, xbzrle) for w in args.only):
+                rows(load, link, xbzrle, FIGURES, args)
     for load in (Load("2 GiB idle guest, no limit", None, 256 if args.quick else 2048),
                  Load("1 GiB drive, half holes, copied with -b", None, 128,
                       drive=(64 if args.quick else 1024) * MIB)):
         if all(w in load.name for w in args.only):
-            rows(load, False, FIGURES[:1], args)
+            rows(load, False, False, FIGURES[:1], args)
 
 
 if __name__ == "__main__":

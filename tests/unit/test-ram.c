@@ -520,6 +520,72 @@ static void test_circle(void)
     ends_close(&e);
 }
 
+/* ---- what the rest will take ------------------------------------------------------ */
+
+/* All pages are written; as many are sent as the limit lets through in a slice (0: all);
+ * what would it take if they were written again? */
+static uint64_t expect_after_round(Ends *e, RamSaver *s, Bitmap *written,
+                                   uint64_t limit)
+{
+    bool more;
+
+    qemu_file_set_rate_limit(e->out, limit);
+    g_assert_true(!limit || qemu_file_wait_slice(e->out, NULL));
+    bitmap_set_range(written, 0, PAGES);
+    g_assert_true(ram_saver_sync(s, NULL));
+    section(e);
+    g_assert_true(ram_saver_iterate(s, e->out, &more, NULL));
+    g_assert_cmpint(more, ==, limit != 0);
+    g_assert_true(qemu_fflush(e->out, NULL));
+    bitmap_set_range(written, 0, PAGES);
+    g_assert_true(ram_saver_sync(s, NULL));
+    return ram_saver_pending(s);
+}
+
+/*
+ * Whether the guest can be stopped hangs on it: pages that were zero say nothing
+ * about what they are when they are written again, nor do those that a round
+ * sent about those that it did not get to.
+ */
+static void test_pending(void)
+{
+    Ends e;
+    DirtyLog *log = fed_log_new();
+    Bitmap *written = ((FedLog *)log)->written;
+    GThread *receiver;
+    uint64_t pending;
+    RamSaver *s;
+
+    ends_open(&e, log);
+    memset(e.src[0].host, 0x11, 16 * PAGE); /* the rest is zeros */
+    receiver = g_thread_new("receiver", receive, &e);
+    s = ram_saver_new(e.src, 2, PAGE, 2 * LENGTH, NULL);
+    section(&e);
+    g_assert_true(ram_saver_setup(s, e.out, NULL));
+    g_assert_cmpuint(expect_after_round(&e, s, written, 0), >=, LENGTH);
+
+    memset(e.src[0].host, 0x22, LENGTH);
+    g_assert_cmpuint(expect_after_round(&e, s, written, 0), >=, LENGTH);
+    for (unsigned i = 0; i < PAGES; i++) {
+        e.src[0].host[i * PAGE + i] = 0x33;
+    }
+    g_assert_cmpuint(expect_after_round(&e, s, written, 0), <, PAGES * 100);
+
+    for (unsigned i = 0; i < LENGTH; i += 2) {
+        e.src[0].host[i] ^= 0xff; /* XBZRLE does not help */
+    }
+    pending = expect_after_round(&e, s, written, 10 * 10 * PAGE); /* ten pages a slice */
+    g_assert_cmpuint(pending, >, 8 * PAGE);
+    g_assert_cmpuint(pending, <, 16 * PAGE);
+
+    qemu_put_byte(e.out, 0);
+    g_assert_true(qemu_fflush(e.out, NULL));
+    g_thread_join(receiver);
+    ram_saver_free(s);
+    qemu_file_close(e.out, NULL);
+    ends_close(&e);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -542,5 +608,6 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/ram/cut", test_cut);
     g_test_add_func("/ram/circle", test_circle);
+    g_test_add_func("/ram/pending", test_pending);
     return g_test_run();
 }
