@@ -67,6 +67,20 @@ const HmpCommand hmp_info_commands[] = {
         .run = hmp_info_migrate_cache_size,
     },
     {
+        .name = "migrate_capabilities",
+        .args_type = "",
+        .params = "",
+        .help = "show current migration capabilities",
+        .run = hmp_info_migrate_capabilities,
+    },
+    {
+        .name = "migrate_parameters",
+        .args_type = "",
+        .params = "",
+        .help = "show current migration parameters",
+        .run = hmp_info_migrate_parameters,
+    },
+    {
         .name = "block-stream",
         .args_type = "",
         .params = "",
@@ -182,6 +196,20 @@ const HmpCommand hmp_commands[] = {
         .params = "value",
         .help = "set the size of the XBZRLE cache (default unit: MiB)",
         .run = hmp_migrate_set_cachesize,
+    },
+    {
+        .name = "migrate_set_capability",
+        .args_type = "capability:s,state:b",
+        .params = "capability state",
+        .help = "Enable/Disable the usage of a capability for migration",
+        .run = hmp_migrate_set_capability,
+    },
+    {
+        .name = "migrate_set_parameter",
+        .args_type = "parameter:s,value:s",
+        .params = "parameter value",
+        .help = "Set the parameter for migration",
+        .run = hmp_migrate_set_parameter,
     },
     {
         .name = "migrate_set_downtime",

@@ -88,6 +88,12 @@ void hmp_cont(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_migrate(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_migrate_cache_size(HmpContext *ctx, const HmpArgs *args);
 
+/* migrate-settings.c */
+void hmp_migrate_set_parameter(HmpContext *ctx, const HmpArgs *args);
+void hmp_migrate_set_capability(HmpContext *ctx, const HmpArgs *args);
+void hmp_info_migrate_parameters(HmpContext *ctx, const HmpArgs *args);
+void hmp_info_migrate_capabilities(HmpContext *ctx, const HmpArgs *args);
+
 /* stream.c */
 void hmp_block_stream(HmpContext *ctx, const HmpArgs *args);
 void hmp_block_stream_cancel(HmpContext *ctx, const HmpArgs *args);

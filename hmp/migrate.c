@@ -26,7 +26,8 @@ void hmp_migrate(HmpContext *ctx, const HmpArgs *args)
 
     if (qmp_migrate(ctx->mon, hmp_args_str(args, "uri"), false, false,
                     true, hmp_args_bool(args, "blk"),
-                    true, hmp_args_bool(args, "inc"), xbzrle, xbzrle, &err) &&
+                    true, hmp_args_bool(args, "inc"), xbzrle, xbzrle, false, false,
+                    &err) &&
         !hmp_args_bool(args, "detach")) {
         wait_for_end(ctx);
     }

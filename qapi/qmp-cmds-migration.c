@@ -38,11 +38,16 @@ static unsigned which_drives(const MigrationParameters *p, bool blk, bool inc)
 
 bool qmp_migrate(Monitor *mon, const char *uri, bool has_detach, bool detach,
                  bool has_blk, bool blk, bool has_inc, bool inc,
-                 bool has_xbzrle, bool xbzrle, GError **errp)
+                 bool has_xbzrle, bool xbzrle, bool has_resume, bool resume,
+                 GError **errp)
 {
     MigrationParameters p;
     int fd = -1;
 
+    if (has_resume && resume) {
+        error_set(errp, "Cannot resume if there is no paused migration");
+        return false;
+    }
     migration_get_parameters(manager(mon), &p);
     if (has_xbzrle) {
         p.xbzrle = xbzrle;

@@ -245,6 +245,9 @@ def what_management_tools_set(t):
     equal({c["capability"]: c["state"] for c in vm.qmp("query-migrate-capabilities")}, listed)
     contains(vm.qmp.error("migrate-set-capabilities", capabilities=[
         {"capability": "no-such", "state": True}]).desc, "no-such")
+    contains(vm.qmp.error("migrate", uri="exec:cat >/dev/null", resume=True).desc, "resume")
+    vm.qmp("migrate", uri="exec:cat >/dev/null", detach=True, resume=False)
+    ended(vm)
     vm.quit()
 
 

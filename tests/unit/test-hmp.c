@@ -302,6 +302,8 @@ static void test_ours(Fixture *f, gconstpointer data)
                 "info history  -- show the command line history\r\n"
                 "info migrate  -- show migration status\r\n"
                 "info migrate_cache_size  -- show the size of the XBZRLE cache\r\n"
+                "info migrate_capabilities  -- show current migration capabilities\r\n"
+                "info migrate_parameters  -- show current migration parameters\r\n"
                 "info status  -- show status\r\n");
     assert_says(fd, "getfd x", "Error: No file descriptor supplied via SCM_RIGHTS\r\n");
     assert_says(fd, "closefd x", "Error: File descriptor named 'x' not found\r\n");
