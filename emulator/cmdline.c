@@ -270,9 +270,19 @@ static void take_incoming(EmuCmdline *cl)
     }
 }
 
+/* A last option that lacks its argument must not get a word of ours for it. */
+static unsigned complete_options(const EmuCmdline *cl)
+{
+    unsigned n = cl->options->len;
+    const EmuOption *last = n ? emu_cmdline_option(cl, n - 1) : NULL;
+
+    return last && !last->arg && emu_option_has_arg(last->name) > 0 ? n - 1 : n;
+}
+
 char **emu_cmdline_argv(EmuCmdline *cl, const EmuRuntime *rt)
 {
     GPtrArray *out = g_ptr_array_new();
+    unsigned complete = complete_options(cl);
 
     for (guint i = 0; i < cl->drives->len; i++) {
         EmuDrive *drive = g_ptr_array_index(cl->drives, i);
@@ -301,11 +311,14 @@ char **emu_cmdline_argv(EmuCmdline *cl, const EmuRuntime *rt)
     append_inner_qmp(cl, rt->qmp_fd);
 
     g_ptr_array_add(out, g_strdup(cl->binary));
-    for (guint i = 0; i < cl->options->len; i++) {
+    for (guint i = 0; i < complete; i++) {
         emit_option(out, emu_cmdline_option(cl, i));
     }
     for (guint i = 0; i < cl->appended->len; i++) {
         g_ptr_array_add(out, g_strdup(g_ptr_array_index(cl->appended, i)));
+    }
+    if (complete < cl->options->len) {
+        emit_option(out, emu_cmdline_option(cl, complete));
     }
     g_ptr_array_add(out, NULL);
     return (char **)g_ptr_array_free(out, FALSE);

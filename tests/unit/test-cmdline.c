@@ -55,6 +55,7 @@ static const struct {
      "q -nodefaults -append -drive file=x -name -hda -kernel k" QMP},
     {"q -nodefaults -newoption -hdc x", "q -nodefaults -newoption " D("ide1-hd0")
      ",index=2,media=disk" QMP},
+    {"q -nodefaults -drive", "q -nodefaults" QMP " -drive"},
     {"q -nodefaults -newoption x", "q -nodefaults -newoption x" QMP},
     /* drives */
     {"q -nodefaults -drive file=a,format=raw,if=virtio",
