@@ -233,12 +233,15 @@ static bool make_area(GuestRam *ram, GError **errp)
 }
 
 /* Which log there will be; never fails, because there is always the other. */
-static void choose_log(GuestRam *ram, bool compare)
+static void choose_log(GuestRam *ram, bool compare, bool vhost_user)
 {
     g_autoptr(GError) error = NULL;
 
     if (compare) {
         ram->why_compare = g_strdup("--dirty-log=compare was given");
+    } else if (vhost_user) {
+        /* the kernel's log is of QEMU's mapping */
+        ram->why_compare = g_strdup("a vhost-user device writes to memory as well");
     } else if (!dirty_log_pagemap_probe(&error)) {
         ram->why_compare = g_strdup(error->message);
     } else if (ram->n_blocks > AGENT_MAX_RANGES) {
@@ -273,7 +276,7 @@ GuestRam *guest_ram_open(const EmuCmdline *cl, bool compare, GError **errp)
             return NULL;
         }
     }
-    choose_log(ram, compare);
+    choose_log(ram, compare, cl->vhost_user);
     return ram;
 }
 

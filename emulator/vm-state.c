@@ -315,6 +315,15 @@ char **emu_vm_shared_memory(Emulator *emu, GError **errp)
     return (char **)g_ptr_array_free(g_steal_pointer(&ids), FALSE);
 }
 
+bool emu_vm_has_vhost_user(Emulator *emu, bool *has, GError **errp)
+{
+    g_autofree char *devices = emu_vm_peripherals(emu, errp);
+    g_autofree char *nics = devices ? emu_hmp_call(emu, "info network", errp) : NULL;
+
+    *has = nics && (strstr(devices, "vhost-user") || strstr(nics, "type=vhost-user"));
+    return nics != NULL;
+}
+
 static bool call(Emulator *emu, const char *command, json_object *args,
                  bool hidden, GError **errp)
 {

@@ -176,6 +176,25 @@ static bool nothing_left_out(Outgoing *o, GError **errp)
     return shared != NULL;
 }
 
+/* Those of the command line are why memory is compared. */
+static bool all_writes_are_seen(Outgoing *o, GError **errp)
+{
+    const char *why;
+    bool has;
+
+    if (strcmp(guest_ram_log_kind(o->m->cfg.ram, &why), "pagemap")) {
+        return true;
+    }
+    if (!emu_vm_has_vhost_user(o->m->cfg.emu, &has, errp)) {
+        return false;
+    }
+    if (has) {
+        error_set(errp, "a vhost-user device was plugged in, whose writes to memory "
+                  "are not seen: start the sidecar with --dirty-log=compare");
+    }
+    return !has;
+}
+
 static size_t count_main(const GuestRam *ram)
 {
     size_t n = 0;
@@ -219,7 +238,7 @@ static bool find_blocks(Outgoing *o, GError **errp)
         error_set(errp, "a block of shared RAM is not in QEMU's device state");
         return false;
     }
-    return nothing_left_out(o, errp);
+    return nothing_left_out(o, errp) && all_writes_are_seen(o, errp);
 }
 
 /* ---- drives ---------------------------------------------------------------------- */
