@@ -333,8 +333,8 @@ def a_vhost_user_device_makes_memory_be_compared(t):
 @test
 def a_vhost_user_device_plugged_in_later_is_refused(t):
     src = VM(t, guest=False, name="src", options=[
-        *SHARED, "-chardev", vhost_user_disk(t), "-device", "pcie-root-port,id=slot"]).start()
-    src.qmp("device_add", driver="vhost-user-blk-pci", chardev="c", bus="slot")
+        *SHARED, "-chardev", vhost_user_disk(t), "-device", "pcie-root-port,id=rp1"]).start()
+    src.qmp("device_add", driver="vhost-user-blk-pci", chardev="c", bus="rp1")
     src.qmp("migrate", uri=f"exec:cat > {t.path('state')}")
     wait_for(lambda: status(src) in ("failed", "completed"), "the end")
     info = src.qmp("query-migrate")
