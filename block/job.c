@@ -245,6 +245,7 @@ bool block_job_start(BlockJobSet *set, BlockBackend *blk, const BlockJobOps *ops
 
     if (speed < 0) {
         error_set(errp, "Parameter 'speed' expects a non-negative value");
+        blk_release(blk);
         ops->free(opaque);
         return false;
     }

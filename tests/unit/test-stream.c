@@ -220,6 +220,9 @@ static void test_speed(Fixture *f, gconstpointer rules)
 
     g_assert_false(block_stream_start(f->jobs, f->blk, "/nowhere", 0, &err));
     g_clear_error(&err);
+    g_assert_false(block_stream_start(f->jobs, f->blk, NULL, -1, &err));
+    g_clear_error(&err);
+    /* neither has kept the drive */
     g_assert_true(block_stream_start(f->jobs, f->blk, NULL, 1024, &err));
     list = block_job_list(f->jobs);
     g_assert_cmpint(list->len, ==, 1);
