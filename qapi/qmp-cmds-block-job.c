@@ -25,13 +25,31 @@ static BlockBackend *own_drive(Monitor *mon, const char *device,
 
 /* ---- streams ---------------------------------------------------------------------- */
 
+/* What only QEMU does must not be ignored. */
+static bool ours_can(const BlockStreamArguments *arg, GError **errp)
+{
+    const char *cannot = arg->base_node ? "base-node" :
+        arg->backing_file ? "backing-file" : arg->bottom ? "bottom" :
+        arg->on_error && strcmp(arg->on_error, "report") ? "on-error" :
+        arg->filter_node_name ? "filter-node-name" :
+        arg->has_auto_finalize && !arg->auto_finalize ? "auto-finalize" :
+        arg->has_auto_dismiss && !arg->auto_dismiss ? "auto-dismiss" : NULL;
+
+    if (cannot) {
+        g_set_error(errp, SIDECAR_ERROR, SIDECAR_ERROR_NOT_SUPPORTED,
+                    "Device '%s' is served by the sidecar, which does not support "
+                    "parameter '%s'", arg->device, cannot);
+    }
+    return !cannot;
+}
+
 bool qmp_block_stream(Monitor *mon, BlockStreamArguments *arg, GError **errp)
 {
     BlockBackend *blk = own_drive(mon, arg->device, NULL);
     json_object *args;
 
     if (blk) {
-        return block_stream_start(monitor_sidecar(mon)->jobs, blk, arg->base,
+        return ours_can(arg, errp) && block_stream_start(monitor_sidecar(mon)->jobs, blk, arg->base,
                                   arg->has_speed ? arg->speed : 0, errp);
     }
     args = json_object_new_object();
@@ -39,6 +57,15 @@ bool qmp_block_stream(Monitor *mon, BlockStreamArguments *arg, GError **errp)
     monitor_add_string(args, "base", arg->base);
     monitor_add_string(args, "job-id", arg->job_id);
     monitor_add_int(args, "speed", arg->has_speed, arg->speed);
+    monitor_add_string(args, "base-node", arg->base_node);
+    monitor_add_string(args, "backing-file", arg->backing_file);
+    monitor_add_string(args, "bottom", arg->bottom);
+    monitor_add_string(args, "on-error", arg->on_error);
+    monitor_add_string(args, "filter-node-name", arg->filter_node_name);
+    monitor_add_bool(args, "auto-finalize", arg->has_auto_finalize,
+                     arg->auto_finalize);
+    monitor_add_bool(args, "auto-dismiss", arg->has_auto_dismiss,
+                     arg->auto_dismiss);
     return monitor_pass_on(mon, "block-stream", arg->device, args, errp);
 }
 

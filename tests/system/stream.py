@@ -238,6 +238,27 @@ def errors_are_those_of_the_interface(t):
 
 
 @test
+def qemus_own_drives_have_qemus_arguments(t):
+    """Ours refuse by name what they would have to ignore."""
+    _, mid, top = chain(t)
+    own = overlay(t, "own.qcow2", mid)
+    vm = VM(t, guest=False, drives=[drive(top)], options=[
+        "-blockdev", f"driver=qcow2,node-name=own,file.driver=file,file.filename={own}",
+        "-device", "virtio-blk-pci,drive=own"]).start()
+    equal(vm.qmp.error("block-stream", device="disk", base_node="own").cls, "NotSupported")
+    contains(vm.qmp.error("block-stream", device="disk", auto_dismiss=False).desc,
+             "'auto-dismiss'")
+    vm.qmp("block-stream", device="own", job_id="job", on_error="stop", auto_dismiss=False)
+    wait_for(lambda: vm.qmp("query-jobs")[0]["status"] == "concluded", "QEMU's job")
+    vm.qmp("job-dismiss", id="job")
+    vm.qmp("block-stream", device="disk", on_error="report", auto_dismiss=True)
+    completed(vm)
+    vm.quit()
+    for image in own, top:
+        equal("backing-filename" in info(t, image), False, image)
+
+
+@test
 def a_backup_refuses_what_would_change_the_drive(t):
     _, mid, top = chain(t)
     vm = VM(t, drives=[drive(top)], guest=False).start()
