@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "emulator/drive-others.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
 #include <errno.h>
@@ -105,7 +106,9 @@ char *qmp_backup(Monitor *mon, BackupArguments *arg, GError **errp)
 {
     g_autofree const char **configs = NULL;
     void *file, *config;
-    BackupRequest request = monitor_sidecar(mon)->backup_defaults;
+    Sidecar *sc = monitor_sidecar(mon);
+    BackupRequest request = sc->backup_defaults;
+    char *uuid;
 
     request.speed = arg->has_speed ? arg->speed : 0;
     if (!either(arg->backup_file, arg->backupfile, "backup-file", "backupfile", &file,
@@ -121,7 +124,11 @@ char *qmp_backup(Monitor *mon, BackupArguments *arg, GError **errp)
     request.format = BackupFormat_str(arg->has_format ? arg->format : BACKUP_FORMAT_VMA);
     request.config_files = configs[0] ? configs : NULL;
     request.devlist = arg->devlist;
-    return backup_start(monitor_sidecar(mon)->backup, &request, errp);
+    uuid = backup_start(sc->backup, &request, errp);
+    if (uuid && !arg->devlist) {
+        emu_warn_of_others(sc);
+    }
+    return uuid;
 }
 
 /* ---- the rest --------------------------------------------------------------- */

@@ -191,4 +191,22 @@ def changed_over_and_over(t):
     equal("qemu-sidecar:" in vm.stderr(), False, vm.stderr())
 
 
+@test
+def drives_of_qemus_own_are_missed_aloud(t):
+    vm = VM(t, sizes=[MIB], guest=False).start()
+    backup(vm, t.path("all.vma"))
+    for name in ("one", "two"):
+        make_image(t.path(name), MIB)
+        vm.hmp(f"drive_add 0 if=none,id={name},format=raw,file={t.path(name)}")
+    make_image(t.path("cd"), MIB)
+    vm.hmp(f"drive_add 0 if=none,id=ro,format=raw,readonly=on,file={t.path('cd')}")
+    backup(vm, t.path("named.vma"), devlist="drive0")
+    vm.qmp("query-block")  # answered later than what an earlier command asked
+    assert "not in the backup" not in vm.stderr(), vm.stderr()
+    backup(vm, t.path("some.vma"))
+    wait_for(lambda: "not in the backup, because they are QEMU's own: one, two\n"
+             in vm.stderr(), "the warning")
+    vm.quit()
+
+
 main()
