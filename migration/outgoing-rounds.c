@@ -6,12 +6,15 @@
  */
 #include "outgoing.h"
 
+#include "emulator/drives.h"
+
 #define WINDOW_US (100 * 1000) /* over which bandwidth is measured */
 #define STALL_ROUNDS 4         /* that bring nothing before we say so */
 #define EARLY 16               /* share of the pause for what a round left over */
 #define SHORT_ROUNDS 10        /* when the end is near; see may_shrink */
 #define FILL_ROUNDS 4          /* of them, for the cache alone */
 #define FEW_PAGES 64           /* sent in less time than a round takes */
+#define MOST_FLUSHES 4         /* a guest that writes to its drives must get there too */
 
 /* A section of what the drives' pass has left, if anything. */
 static bool send_drives(Outgoing *o, bool *more, GError **errp)
@@ -246,6 +249,23 @@ static bool may_shrink(Outgoing *o)
         (o->short_rounds == 1 || fills || st.remaining < before - before / 4);
 }
 
+/*
+ * The end is near: are the drives flushed?  So that it does not take long when the
+ * guest is stopped, it is done before; but it may take seconds now, in which the
+ * guest writes to its memory, so another round follows.  What fails fails again.
+ */
+static bool flushed(Outgoing *o)
+{
+    bool was = o->flushed || o->flushes == MOST_FLUSHES;
+
+    if (!was) {
+        emu_flush_drives(o->m->cfg.block);
+        o->flushes++;
+    }
+    o->flushed = true;
+    return was;
+}
+
 /* As much of what is left as may be sent at once. */
 static bool send_short_round(Outgoing *o, GError **errp)
 {
@@ -263,9 +283,10 @@ bool outgoing_rounds(Outgoing *o, GError **errp)
             return false;
         }
         enough = o->rounds++ && fits(o);
-        if (enough && !may_shrink(o)) {
+        if (enough && flushed(o) && !may_shrink(o)) {
             return true;
         }
+        o->flushed &= enough;
         if (!enough && o->drives) {
             block_saver_next_pass(o->drives);
         }

@@ -139,6 +139,7 @@ static bool first_look(Outgoing *o, GError **errp)
 {
     bool ok;
 
+    emu_flush_drives(o->m->cfg.block); /* QEMU does it when it stops: not for long, then */
     pthread_mutex_lock(&o->m->run_lock);
     ok = look(o, errp);
     pthread_mutex_unlock(&o->m->run_lock);
@@ -466,7 +467,6 @@ static bool stop(Outgoing *o, DeviceReader **reader, gint64 *stopped_at,
         return false;
     }
     if (running) {
-        emu_flush_drives(m->cfg.block); /* what fails now fails again */
         *reader = open_reader(m->cfg.emu, errp);
         if (!*reader) {
             return false;

@@ -30,6 +30,8 @@ typedef struct {
     uint64_t left;     /* pages at the last short round */
     bool cut;          /* which did not get to all of them */
     uint64_t misses;   /* of the cache, at that round */
+    bool flushed;      /* the drives, since the end has been near */
+    unsigned flushes;
     gint64 scan_us;    /* what asking the log takes at least */
 } Outgoing;
 

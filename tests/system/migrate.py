@@ -4,9 +4,11 @@
 """A guest moves to another process and goes on there with every byte of its
 memory: over each transport, to and from a plain QEMU."""
 
+import errno
 import os
 import socket
 
+from lib.guest import make_image
 from lib.migration import (arrived, ended, go_on, migrate, same_ram, source, status,
                            still_runs, twin)
 from lib.tap import contains, equal, main, test, wait_for
@@ -418,6 +420,49 @@ def the_first_look_does_not_show_in_the_status(t):
     src.qmp("stop")
     equal(look("query-status")["status"], "paused")
     contains(src.hmp("info status"), "paused")
+    src.quit()
+
+
+def writer_of(fifo):
+    """A descriptor, as soon as somebody reads there."""
+    def look():
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return None
+    return wait_for(look, "a reader of " + fifo)
+
+
+@test
+def slow_disks_are_flushed_while_the_guest_runs(t):
+    """Before the first look, for which it is stopped, and before the end; and what it
+    writes to its memory meanwhile does not make the pause longer: a round follows."""
+    image, fifos = make_image(t.path("image"), 1 << 20), [t.path("1"), t.path("2")]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    rules = ",,".join(f"flush#{i + 1}=wait({fifo})" for i, fifo in enumerate(fifos))
+    src = busy_source(t, drives=[f"file=fault:{rules}:{image},format=raw,if=virtio"])
+
+    def writes_to_disk():
+        src.guest.run("dd if=/dev/urandom of=/dev/vda bs=4096 count=4")
+
+    def runs_meanwhile(fifo):
+        with open(writer_of(fifo), "wb"):
+            equal(src.qmp("query-status")["status"], "running")
+            src.guest.wait("memory", src.guest.status("memory").done + 5000)
+            return src.qmp("query-migrate").get("ram", {}).get("dirty-sync-count")
+
+    writes_to_disk()
+    src.qmp("migrate-set-parameters", max_bandwidth=1 << 20)
+    src.qmp("migrate", uri="exec:cat > /dev/null")
+    runs_meanwhile(fifos[0])
+    wait_for(lambda: status(src) == "active", "the rounds")
+    writes_to_disk()
+    src.qmp("migrate-set-parameters", max_bandwidth=0)
+    rounds = runs_meanwhile(fifos[1])
+    equal(ended(src)["ram"]["dirty-sync-count"] >= rounds + 2, True, "a round and the last pass")
     src.quit()
 
 
