@@ -30,6 +30,8 @@
 #include <string.h>
 
 #define PIECE (1024 * 1024) /* copied at a time; a multiple of all clusters but 2 MiB */
+#define SPAN (32 * PIECE)    /* looked at, at a time: not more, since what is found out
+                                beyond a piece is found out again for the next one */
 
 typedef struct {
     BlockBackend *blk;  /* borrowed */
@@ -170,6 +172,23 @@ static bool io_error(Stream *s, int ret, const char *what, int64_t offset,
     return false;
 }
 
+/* Of [offset, offset + bytes), which the top image leaves open, as much as can stay so:
+ * whole pieces, or up to @length; or a negative errno.  What is below does not
+ * change, and what the guest writes meanwhile is not ours to copy. */
+static int64_t may_stay(const Stream *s, int64_t offset, int64_t bytes, int64_t length)
+{
+    int64_t n;
+    int ret = look_below(s, offset, bytes, &n);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (ret == 1 || (ret == 2 && s->base)) {
+        return 0;
+    }
+    return offset + n == length ? n : MAX((offset + n) / PIECE * PIECE - offset, 0);
+}
+
 static bool stream_run(BlockJob *job, void *opaque, GError **errp)
 {
     Stream *s = opaque;
@@ -177,12 +196,13 @@ static bool stream_run(BlockJob *job, void *opaque, GError **errp)
 
     for (int64_t offset = 0, n; offset < length; offset += n) {
         bool copied = false;
-        int ret = bdrv_block_status(s->top, offset, length - offset, &n);
+        int64_t ret = bdrv_block_status(s->top, offset, MIN(length - offset, SPAN), &n);
 
         if (ret >= 0 && !(ret & BDRV_BLOCK_ALLOCATED)) {
-            /* to the next multiple of PIECE: whole clusters */
-            n = MIN(n, PIECE - offset % PIECE);
-            ret = copy_up(s, offset, n, &copied);
+            ret = may_stay(s, offset, n, length);
+            /* else to the next multiple of PIECE: whole clusters */
+            n = ret > 0 ? ret : MIN(n, PIECE - offset % PIECE);
+            ret = ret ? ret : copy_up(s, offset, n, &copied);
         }
         if (ret < 0) {
             return io_error(s, ret, "streaming", offset, errp);

@@ -125,6 +125,24 @@ def a_stream_to_the_image_just_below_copies_nothing(t):
 
 
 @test
+def a_large_image_with_little_in_it(t):
+    """What nobody has is passed over, not looked at again and again."""
+    base = t.path("base.qcow2")
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", base, "4T")
+    qemu_io(t, base, "write -P 1 3T 1M")
+    top = t.path("top.qcow2")
+    t.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=2M",
+          "-b", base, "-F", "qcow2", top)
+    vm = VM(t, guest=False, drives=[drive(top)]).start()
+    vm.qmp("block_stream", device="disk")
+    equal(completed(vm), {"device": "disk", "len": 4 << 40, "offset": 4 << 40})
+    vm.quit()
+    os.unlink(base)
+    t.run("qemu-img", "check", "-q", "-f", "qcow2", top)
+    qemu_io(t, top, "read -P 1 3T 1M", f"read -P 0 {3 * MIB * MIB + MIB} 1M")
+
+
+@test
 def a_guest_writes_while_its_image_is_filled(t):
     """Each read of the guest is checked against what it wrote; twice, so that
     the second stream finds what the first one copied."""
