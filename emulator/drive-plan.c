@@ -19,6 +19,7 @@
  */
 #include "block/block.h"
 #include "cmdline-internal.h"
+#include "util/size.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,9 @@ static const char *const image_keys[] = {
     "file", "file.filename", "file.driver", "file.locking", "format", "driver",
     "aio", "file.aio", "snapshot", NULL,
 };
+/* Of raw.  QEMU lets the guest see no more of the image than that; we serve it
+ * if that is all of it (Proxmox says the size of its EFI disks). */
+static const char *const raw_keys[] = {"size", NULL};
 /* Of qcow2, and without effect on what is in the image: how QEMU would have
  * cached its tables.  Ours has its own ways. */
 static const char *const qcow2_keys[] = {
@@ -211,12 +215,13 @@ static const char *special_file(const char *file)
 
 static bool is_ours(const char *key)
 {
-    return g_strv_contains(image_keys, key) || g_strv_contains(qcow2_keys, key);
+    return g_strv_contains(image_keys, key) ||
+           g_strv_contains(qcow2_keys, key) || g_strv_contains(raw_keys, key);
 }
 
 static char *check_keys(const Keyval *kv, const char *format)
 {
-    bool qcow2 = !g_strcmp0(format, "qcow2");
+    bool qcow2 = !g_strcmp0(format, "qcow2"), raw = !g_strcmp0(format, "raw");
 
     for (guint i = 0; i < kv->items->len; i++) {
         const KeyvalItem *item = g_ptr_array_index(kv->items, i);
@@ -224,6 +229,7 @@ static char *check_keys(const Keyval *kv, const char *format)
         if (!g_strv_contains(device_keys, item->key) &&
             !g_strv_contains(image_keys, item->key) &&
             !(qcow2 && g_strv_contains(qcow2_keys, item->key)) &&
+            !(raw && g_strv_contains(raw_keys, item->key)) &&
             !g_str_has_prefix(item->key, "throttling.") &&
             !g_str_has_prefix(item->key, "stats-intervals.")) {
             return g_strdup_printf("the sidecar does not know its option '%s'",
@@ -335,6 +341,13 @@ static bool parse_locking(const Keyval *kv, int *flags)
     return !strcmp(locking, "off");
 }
 
+static bool parse_size(const Keyval *kv, uint64_t *size)
+{
+    const char *text = keyval_get(kv, "size");
+
+    return !text || (!size_parse(text, 'B', NULL, size) && *size);
+}
+
 static bool parse_flags(const Keyval *kv, int *flags)
 {
     return parse_cache(kv, flags) && parse_aio(kv, flags) &&
@@ -424,7 +437,8 @@ static char *examine(const EmuCmdline *cl, const Keyval *kv, EmuDrive *drive)
     if (changed_by_set(cl, drive->name)) {
         return g_strdup("-set changes it");
     }
-    return parse_flags(kv, &drive->flags) ? NULL : g_strdup(LEFT_SILENTLY);
+    return parse_flags(kv, &drive->flags) && parse_size(kv, &drive->size)
+               ? NULL : g_strdup(LEFT_SILENTLY);
 }
 
 /* ---- the drives of a line ------------------------------------------- */

@@ -71,6 +71,10 @@ static bool open_drive(EmuCmdline *cl, EmuDrive *drive, BlockContext *ctx,
         error_set(errp, "%s: %s", text, error->message);
         return false;
     }
+    if (drive->size && drive->size != (uint64_t)bdrv_length(node)) {
+        emu_drive_leave(cl, drive, "its option 'size' is not the size of the image");
+        return true;
+    }
     warn_of_probing(drive, node);
     if (!fill_last_sector(drive, node, errp)) {
         return false;

@@ -43,6 +43,7 @@ typedef struct {
     char *filename;
     char *format;    /* NULL: probe */
     int flags;       /* BdrvOpenFlags */
+    uint64_t size;   /* that a raw image has to have (size=), or 0 */
     bool removable;  /* media=cdrom or if=floppy */
     char *left;      /* why it stays QEMU's own; NULL: it is ours */
     unsigned option; /* index in EmuCmdline.options */

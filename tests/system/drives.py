@@ -158,6 +158,25 @@ def guessing_raw_is_said_for_images_that_can_be_written(t):
 
 
 @test
+def a_part_of_an_image_stays_qemus_own(t):
+    """Proxmox says the size of its EFI disks."""
+    images(t)
+    whole = drives_of(t, [program("qemu-sidecar")], "pc", "-drive if=none,id=d,"
+                      "file=a,format=raw,size=1M", "whole")[0]
+    equal((whole["file"], whole["virtual-size"]), ("a", 1 << 20))
+    for line in ("-drive if=virtio,file=a,format=raw,size=512k",
+                 "-drive if=virtio,file=a,format=raw,size=1M,offset=0"):
+        equal(drives_of(t, [program("qemu-sidecar")], "pc", line, "sidecar"),
+              drives_of(t, [], "pc", line, "plain"), line)
+    for size in ("512k", "2M"):
+        _, text = t.run(program("qemu-sidecar"), QEMU, "-accel", "tcg", "-M", "none",
+                        "-display", "none", "-monitor", "stdio", "-drive",
+                        f"if=none,id=d,file=a,format=raw,size={size}", cwd=t.dir,
+                        stdin=typed(t, "quit\n"), status=None)
+        contains(text, "'size' is not the size of the image")
+
+
+@test
 def a_snapshot_in_an_image_can_be_started_from(t):
     path = t.path("i.qcow2")
     t.run("qemu-img", "create", "-q", "-f", "qcow2", path, "1M")

@@ -55,6 +55,8 @@ static const struct {
      "q -nodefaults -append -drive file=x -name -hda -kernel k" QMP},
     {"q -nodefaults -newoption -hdc x", "q -nodefaults -newoption " D("ide1-hd0")
      ",index=2,media=disk" QMP},
+    {"q -nodefaults -drive file=a,format=raw,size=528k",
+     "q -nodefaults " D("ide0-hd0") QMP},
     {"q -nodefaults -drive", "q -nodefaults" QMP " -drive"},
     {"q -nodefaults -newoption x", "q -nodefaults -newoption x" QMP},
     /* drives */
@@ -221,6 +223,9 @@ static const struct {
     {"q -drive file=a,snapshot=on", "snapshot=on"},
     {"q -drive file=a,format=qcow2 -loadvm s", "-loadvm is done by QEMU"},
     {"q -drive file=a,l2-cache-size=1M", "its option 'l2-cache-size'"},
+    {"q -drive file=a,size=1M", "its option 'size'"},
+    {"q -drive file=a,format=raw,size=x", NULL},
+    {"q -drive file=a,format=raw,size=1M,offset=0", "its option 'offset'"},
     {"q -drive file=a,file.driver=http", "'http' images"},
     {"q -drive file=/dev/fdset/2,format=raw", "file descriptor sets"},
     {"q -readconfig x", "-readconfig x"},
