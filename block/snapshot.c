@@ -90,6 +90,7 @@ static bool change_over(Part *parts, size_t n, GError **errp)
 
     for (size_t i = 0; i < n; i++) {
         blks[i] = parts[i].want->blk;
+        bdrv_flush(parts[i].under); /* guests need not wait for this one */
     }
     blk_drained_begin(blks, n);
     for (size_t i = 0; i < n && ret == 0; i++) {

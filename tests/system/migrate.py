@@ -4,14 +4,13 @@
 """A guest moves to another process and goes on there with every byte of its
 memory: over each transport, to and from a plain QEMU."""
 
-import errno
 import os
 import socket
 
 from lib.guest import make_image
 from lib.migration import (arrived, ended, go_on, migrate, same_ram, source, status,
                            still_runs, twin)
-from lib.tap import contains, equal, main, test, wait_for
+from lib.tap import contains, equal, main, test, wait_for, writer_of
 from lib.vm import VM
 
 LONG = bool(os.environ.get("SIDECAR_TEST_LONG"))
@@ -421,18 +420,6 @@ def the_first_look_does_not_show_in_the_status(t):
     equal(look("query-status")["status"], "paused")
     contains(src.hmp("info status"), "paused")
     src.quit()
-
-
-def writer_of(fifo):
-    """A descriptor, as soon as somebody reads there."""
-    def look():
-        try:
-            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return None
-    return wait_for(look, "a reader of " + fifo)
 
 
 @test

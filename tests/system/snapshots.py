@@ -10,7 +10,7 @@ import os
 
 from lib.backup import Cut, leftovers
 from lib.guest import make_image
-from lib.tap import contains, equal, main, test
+from lib.tap import contains, equal, main, test, writer_of
 from lib.vm import VM
 
 MIB = 1 << 20
@@ -142,6 +142,21 @@ def names_with_a_protocol_and_in_other_folders(t):
     equal([info(t, t.path(x))["full-backing-filename"] for x in "bc"],
           [t.path("a"), t.path("b")])
     t.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", t.path("c"), t.path("a"))
+
+
+@test
+def a_guest_does_not_wait_for_a_slow_disk(t):
+    image, fifo = make_image(t.path("image"), MIB), t.path("fifo")
+    os.mkfifo(fifo)
+    vm = VM(t, drives=[f"file=fault:flush#1=wait({fifo}):{image},format=raw,if=virtio,id=d"]).start()
+    vm.guest.run("dd if=/dev/urandom of=/dev/vda bs=4096 count=4")
+    answer = vm.qmp.send("blockdev-snapshot-sync", {"device": "d", "snapshot-file": t.path("over")})
+    with open(writer_of(fifo), "wb"):
+        vm.guest.run("dd if=/dev/urandom of=/dev/vda bs=4096 count=4 seek=8")
+    vm.qmp.receive(answer)
+    vm.guest.run("dd if=/dev/urandom of=/dev/vda bs=4096 count=4 seek=16")
+    equal(images(vm), {"d": t.path("over")})
+    vm.quit()
 
 
 @test

@@ -19,6 +19,7 @@ told); limits are multiplied by $SIDECAR_TIMEOUT_SCALE.
 SPDX-License-Identifier: GPL-2.0-or-later
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -141,6 +142,18 @@ class Case:
                 f"{' '.join(map(str, command))}: status {process.returncode}, "
                 f"want {status}; it said:\n{text}")
         return text
+
+
+def writer_of(fifo):
+    """A descriptor, as soon as somebody reads there."""
+    def look():
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return None
+    return wait_for(look, "a reader of " + fifo)
 
 
 def end_process(process, patience=10):
