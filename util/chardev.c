@@ -69,7 +69,9 @@ static ssize_t raw_write(ChardevClient *client, const void *buf, size_t len)
     return n;
 }
 
-/* Write what is queued; false: the other side is gone.  Locked. */
+/* Write what is queued; false: the other side is gone.  Locked.  Standard output
+ * may be gone (a pipe whose reader has had enough) or full while commands still
+ * come in: then, as in QEMU, what can't be written is lost and no more. */
 static bool flush_locked(ChardevClient *client)
 {
     while (client->queue_off < client->queue->len) {
@@ -80,6 +82,10 @@ static bool flush_locked(ChardevClient *client)
             break;
         }
         client->queue_off += n;
+    }
+    if (client->queue_off < client->queue->len && errno != EAGAIN &&
+        client->fd_in >= 0 && client->fd_in != client->fd_out) {
+        client->queue_off = client->queue->len;
     }
     if (client->queue_off == client->queue->len) {
         g_byte_array_set_size(client->queue, 0);

@@ -204,4 +204,15 @@ def a_file_as_output_is_written_in_order(t):
     contains(text, b"VM status: paused")
 
 
+@test
+def commands_are_read_though_nobody_reads_the_answers(t):
+    reader, writer = os.pipe()
+    os.close(reader)
+    for nowhere in (os.open("/dev/full", os.O_WRONLY), writer):
+        t.defer(os.close, nowhere)
+        process = t.spawn(["sh", "-c", "printf 'info status\\nquit\\n' | "
+                           + " ".join(COMMAND) + " -monitor stdio"], stdout=nowhere)
+        equal(process.wait(SOON), 0)
+
+
 main()
