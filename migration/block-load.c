@@ -8,12 +8,16 @@
  * A failed load leaves the images with a part of the data: they are of no use
  * then but to be loaded again.
  *
+ * What has been written is made durable meanwhile: at the end the guest is stopped,
+ * and nobody else does it.
+ *
  * Memory: one chunk.  Thread: the migration's.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "migration/block-migration.h"
 
+#include "migration/flush-behind.h"
 #include "util/error.h"
 
 #include <stdlib.h>
@@ -21,23 +25,25 @@
 struct BlockLoader {
     BlockContext *ctx;
     BlockBackend *last; /* drive of the last record in this section */
-    GPtrArray *loaded;  /* drives that got something */
+    FlushBehind *behind;
     uint8_t *buf;
 };
+
+#define FLUSH_EVERY (32u << 20) /* a fraction of a second on a disk */
 
 BlockLoader *block_loader_new(BlockContext *ctx)
 {
     BlockLoader *l = g_new0(BlockLoader, 1);
 
     l->ctx = ctx;
-    l->loaded = g_ptr_array_new();
+    l->behind = flush_behind_new(FLUSH_EVERY);
     return l;
 }
 
 void block_loader_free(BlockLoader *l)
 {
     if (l) {
-        g_ptr_array_unref(l->loaded);
+        flush_behind_free(l->behind);
         free(l->buf);
         g_free(l);
     }
@@ -58,9 +64,6 @@ static bool find_drive(BlockLoader *l, QEMUFile *f, const char *name,
     }
     if (bdrv_is_read_only(node)) {
         return bad(f, errp, "drive '%s' is read-only here", name);
-    }
-    if (!g_ptr_array_find(l->loaded, blk, NULL)) {
-        g_ptr_array_add(l->loaded, blk);
     }
     l->last = blk;
     return true;
@@ -88,8 +91,10 @@ static bool put_chunk(BlockLoader *l, QEMUFile *f, int64_t offset, int64_t bytes
     if (ret < 0) {
         error_set_errno(errp, -ret, "drive '%s': cannot be written at byte %"
                         G_GINT64_FORMAT, blk_name(l->last), offset);
+        return false;
     }
-    return ret == 0;
+    /* zeros are mostly holes, which cost next to nothing */
+    return flush_behind_wrote(l->behind, l->last, zero ? 0 : bytes, errp);
 }
 
 /* After the head of a record with a chunk. */
@@ -159,15 +164,5 @@ bool block_loader_load(BlockLoader *l, QEMUFile *f, GError **errp)
 
 bool block_loader_flush(BlockLoader *l, GError **errp)
 {
-    for (guint i = 0; i < l->loaded->len; i++) {
-        BlockBackend *blk = g_ptr_array_index(l->loaded, i);
-        int ret = blk_flush(blk);
-
-        if (ret < 0) {
-            error_set_errno(errp, -ret, "drive '%s': cannot be made durable",
-                            blk_name(blk));
-            return false;
-        }
-    }
-    return true;
+    return flush_behind_finish(l->behind, errp);
 }

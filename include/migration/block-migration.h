@@ -82,7 +82,7 @@ void block_loader_free(BlockLoader *l);
  * may be written and inside their length.
  */
 bool block_loader_load(BlockLoader *l, QEMUFile *f, GError **errp);
-/* Make durable what was loaded. */
+/* Make durable what was loaded; most of it is already. */
 bool block_loader_flush(BlockLoader *l, GError **errp);
 
 #endif
