@@ -190,7 +190,8 @@ bool emu_block_resize(Sidecar *sc, const char *device, int64_t size,
     g_autoptr(BlockNode) node = NULL;
     bool ok = false;
 
-    if (size < 0 || size > G_MAXINT64 - SECTOR) {
+    /* QEMU reads nothing from a drive without bytes, so it would not hear of 0. */
+    if (size <= 0 || size > G_MAXINT64 - SECTOR) {
         error_set(errp, "Parameter 'size' expects a >0 size");
         return false;
     }

@@ -79,7 +79,9 @@ def resize_refused(t):
             drives=["if=none,id=ro,readonly=on,format=raw,file="
                     + make_image(t.path("ro"), MIB)]).start()
     contains(vm.qmp.error("block_resize", device="nix", size=MIB).desc, "nix")
-    contains(vm.qmp.error("block_resize", device="drive0", size=-1).desc, "size")
+    for size in (-1, 0):
+        contains(vm.qmp.error("block_resize", device="drive0", size=size).desc, ">0 size")
+        equal(os.path.getsize(vm.images[0]), MIB)
     vm.qmp.error("block_resize", device="ro", size=2 * MIB)
     equal(os.path.getsize(t.path("ro")), MIB)
     # No room: the image stays as it is, and the drive goes on.
