@@ -446,6 +446,27 @@ static void on_call_reply(void *opaque, json_object *reply)
     pthread_mutex_unlock(&call->lock);
 }
 
+static void call_init(Call *call)
+{
+    pthread_mutex_init(&call->lock, NULL);
+    pthread_cond_init(&call->cond, NULL);
+}
+
+static json_object *call_wait(Call *call, GError **errp)
+{
+    pthread_mutex_lock(&call->lock);
+    while (!call->done) {
+        pthread_cond_wait(&call->cond, &call->lock);
+    }
+    pthread_mutex_unlock(&call->lock);
+    pthread_mutex_destroy(&call->lock);
+    pthread_cond_destroy(&call->cond);
+    if (call->error) {
+        g_propagate_error(errp, call->error);
+    }
+    return call->reply;
+}
+
 json_object *emu_qmp_call_full(Emulator *emu, const char *command,
                                json_object *args, int fd, bool hidden,
                                GError **errp)
@@ -455,23 +476,21 @@ json_object *emu_qmp_call_full(Emulator *emu, const char *command,
         .stops = hidden && !strcmp(command, "stop"),
     };
 
-    pthread_mutex_init(&call.lock, NULL);
-    pthread_cond_init(&call.cond, NULL);
+    call_init(&call);
     if (hidden) {
         emu_vm_state_hide(emu->vm_state, true);
     }
     emu_qmp_send(emu, command, args, &fd, fd >= 0, on_call_reply, &call);
-    pthread_mutex_lock(&call.lock);
-    while (!call.done) {
-        pthread_cond_wait(&call.cond, &call.lock);
-    }
-    pthread_mutex_unlock(&call.lock);
-    pthread_mutex_destroy(&call.lock);
-    pthread_cond_destroy(&call.cond);
-    if (call.error) {
-        g_propagate_error(errp, call.error);
-    }
-    return call.reply;
+    return call_wait(&call, errp);
+}
+
+json_object *emu_qmp_call_as_it_is(Emulator *emu, const char *command, GError **errp)
+{
+    Call call = { 0 };
+
+    call_init(&call);
+    inner_qmp_send(emu->qmp, command, NULL, NULL, 0, on_call_reply, &call);
+    return call_wait(&call, errp);
 }
 
 json_object *emu_qmp_call(Emulator *emu, const char *command, json_object *args,

@@ -233,15 +233,12 @@ static bool make_area(GuestRam *ram, GError **errp)
 }
 
 /* Which log there will be; never fails, because there is always the other. */
-static void choose_log(GuestRam *ram, bool compare, bool vhost_user)
+static void choose_log(GuestRam *ram, bool compare)
 {
     g_autoptr(GError) error = NULL;
 
     if (compare) {
         ram->why_compare = g_strdup("--dirty-log=compare was given");
-    } else if (vhost_user) {
-        /* the kernel's log is of QEMU's mapping */
-        ram->why_compare = g_strdup("a vhost-user device writes to memory as well");
     } else if (!dirty_log_pagemap_probe(&error)) {
         ram->why_compare = g_strdup(error->message);
     } else if (ram->n_blocks > AGENT_MAX_RANGES) {
@@ -276,7 +273,7 @@ GuestRam *guest_ram_open(const EmuCmdline *cl, bool compare, GError **errp)
             return NULL;
         }
     }
-    choose_log(ram, compare, cl->vhost_user);
+    choose_log(ram, compare);
     return ram;
 }
 
@@ -376,10 +373,10 @@ const GuestRamBlock *guest_ram_block(const GuestRam *ram, size_t i)
 }
 
 DirtyLog *guest_ram_dirty_log(GuestRam *ram, size_t i, uint32_t page_size,
-                              GError **errp)
+                              bool compare, GError **errp)
 {
     const Block *b = &ram->blocks[i];
-    const AgentRange *r = ram->agent ? &ram->area->range[i] : NULL;
+    const AgentRange *r = ram->agent && !compare ? &ram->area->range[i] : NULL;
 
     if (!r || page_size != 1u << PAGE_SHIFT) {
         return dirty_log_new_compare(b->b.host, b->b.fd, b->b.length,

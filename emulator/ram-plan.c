@@ -270,19 +270,6 @@ static void plan_main(EmuCmdline *cl)
     g_ptr_array_add(cl->ram, ram);
 }
 
-static bool have_vhost_user(const EmuCmdline *cl)
-{
-    for (guint i = 0; i < cl->options->len; i++) {
-        const EmuOption *opt = emu_cmdline_option(cl, i);
-
-        if ((emu_option_is(opt, "device") || emu_option_is(opt, "netdev")) &&
-            opt->arg && strstr(opt->arg, "vhost-user")) {
-            return true;
-        }
-    }
-    return false;
-}
-
 void emu_plan_ram(EmuCmdline *cl)
 {
     g_autofree char *backend = machine_value(cl, "memory-backend");
@@ -304,7 +291,6 @@ void emu_plan_ram(EmuCmdline *cl)
     if (cl->ram->len) {
         plan_devices(cl);
     }
-    cl->vhost_user = have_vhost_user(cl);
 }
 
 /* ---- rewriting ------------------------------------------------------------- */

@@ -35,6 +35,8 @@ void emu_vm_state_translate(EmuVmState *st, json_object *reply);
 json_object *emu_qmp_call_full(Emulator *emu, const char *command,
                                json_object *args, int fd, bool hidden,
                                GError **errp);
+/* emu_qmp_call whose reply is not put into the user's words (own-names.c). */
+json_object *emu_qmp_call_as_it_is(Emulator *emu, const char *command, GError **errp);
 /* QEMU has ended: nobody waits for its events any more.  Main thread. */
 void emu_vm_state_gone(EmuVmState *st);
 

@@ -31,6 +31,7 @@ struct MigrationManager {
     bool incoming;
     char *error_desc;
     char *stall;
+    char *why_compare;           /* this migration does, against the rule */
     MigrationChannel *channel;   /* of the one that runs */
     RamSaver *saver;             /* readable while it exists */
     RamStats last_ram;           /* of the last one, when saver is gone */

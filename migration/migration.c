@@ -52,6 +52,7 @@ void migration_info_clear(MigrationInfo *info)
 {
     g_clear_pointer(&info->error_desc, g_free);
     g_clear_pointer(&info->stall, g_free);
+    g_clear_pointer(&info->why_compare, g_free);
 }
 
 static bool starts_paused(const EmuCmdline *cl)
@@ -124,6 +125,7 @@ void migration_manager_free(MigrationManager *m)
     pthread_cond_destroy(&m->ended);
     g_free(m->error_desc);
     g_free(m->stall);
+    g_free(m->why_compare);
     g_free(m);
 }
 
@@ -210,6 +212,7 @@ static void reset(MigrationManager *m, MigrationChannel *ch, bool incoming)
     m->status = MIGRATION_STATUS_SETUP;
     g_clear_pointer(&m->error_desc, g_free);
     g_clear_pointer(&m->stall, g_free);
+    g_clear_pointer(&m->why_compare, g_free);
 }
 
 /* Under lock: why none can begin now, or NULL. */
@@ -346,6 +349,7 @@ void migration_query(MigrationManager *m, MigrationInfo *info)
         .xbzrle = m->xbzrle,
         .xbzrle_cache_size = m->cache_size,
         .stall = g_strdup(m->stall),
+        .why_compare = g_strdup(m->why_compare),
         .copies_drives = m->copies_drives,
         .drives = m->last_drives,
     };

@@ -177,23 +177,25 @@ static bool nothing_left_out(Outgoing *o, GError **errp)
     return shared != NULL;
 }
 
-/* Those of the command line are why memory is compared. */
-static bool all_writes_are_seen(Outgoing *o, GError **errp)
+/* Must memory be compared, although the kernel has a log? */
+static bool choose_log(Outgoing *o, bool *compare, GError **errp)
 {
-    const char *why;
-    bool has;
+    MigrationManager *m = o->m;
+    const char *ignored;
+    char *who;
 
-    if (strcmp(guest_ram_log_kind(o->m->cfg.ram, &why), "pagemap")) {
+    *compare = false;
+    if (strcmp(guest_ram_log_kind(m->cfg.ram, &ignored), "pagemap")) {
         return true;
     }
-    if (!emu_vm_has_vhost_user(o->m->cfg.emu, &has, errp)) {
+    if (!emu_vm_unseen_writer(m->cfg.emu, &who, errp)) {
         return false;
     }
-    if (has) {
-        error_set(errp, "a vhost-user device was plugged in, whose writes to memory "
-                  "are not seen: start the sidecar with --dirty-log=compare");
-    }
-    return !has;
+    *compare = who != NULL;
+    pthread_mutex_lock(&m->lock);
+    m->why_compare = who;
+    pthread_mutex_unlock(&m->lock);
+    return true;
 }
 
 static size_t count_main(const GuestRam *ram)
@@ -211,7 +213,11 @@ static bool find_blocks(Outgoing *o, GError **errp)
 {
     GuestRam *ram = o->m->cfg.ram;
     size_t found = 0;
+    bool compare;
 
+    if (!choose_log(o, &compare, errp)) {
+        return false;
+    }
     o->n_blocks = o->first->blocks->len;
     o->blocks = g_memdup2(o->first->blocks->data,
                           o->n_blocks * sizeof(RamBlock));
@@ -229,7 +235,7 @@ static bool find_blocks(Outgoing *o, GError **errp)
         }
         b->host = guest_ram_block(ram, at)->host;
         b->fd = guest_ram_block(ram, at)->fd;
-        b->log = guest_ram_dirty_log(ram, at, TARGET_PAGE_SIZE, errp);
+        b->log = guest_ram_dirty_log(ram, at, TARGET_PAGE_SIZE, compare, errp);
         if (!b->log) {
             return false;
         }
@@ -239,7 +245,7 @@ static bool find_blocks(Outgoing *o, GError **errp)
         error_set(errp, "a block of shared RAM is not in QEMU's device state");
         return false;
     }
-    return nothing_left_out(o, errp) && all_writes_are_seen(o, errp);
+    return nothing_left_out(o, errp);
 }
 
 /* ---- drives ---------------------------------------------------------------------- */

@@ -269,6 +269,10 @@ static SidecarMigrationStats *ram_stats(Monitor *mon, const MigrationInfo *mi)
     SidecarMigrationStats *st = g_new0(SidecarMigrationStats, 1);
     const char *why, *log = guest_ram_log_kind(monitor_sidecar(mon)->ram, &why);
 
+    if (mi->why_compare) {
+        log = "compare";
+        why = mi->why_compare;
+    }
     *st = (SidecarMigrationStats) {
         .transferred = mi->transferred,
         .remaining = mi->ram.remaining * mi->page_size,

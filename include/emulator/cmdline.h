@@ -80,7 +80,6 @@ typedef struct {
     GPtrArray *monitors; /* EmuMonitor, command-line order */
     GPtrArray *ram;      /* EmuRam; empty: RAM stays QEMU's own, because… */
     char *ram_left;      /* …of this, in words */
-    bool vhost_user;     /* a process beside QEMU writes to it as well */
     /* What the line says beside that. */
     char *machine;       /* type, or NULL */
     bool daemonize;      /* taken out: the sidecar does it */

@@ -47,9 +47,10 @@ void guest_ram_attach(GuestRam *ram, pid_t pid);
 size_t guest_ram_n_blocks(const GuestRam *ram);
 const GuestRamBlock *guest_ram_block(const GuestRam *ram, size_t i);
 /* A log of block @i, new and so reporting every page at first.  One at a time
- * a block: two logs would take pages from each other. */
+ * a block: two logs would take pages from each other.  @compare: not the kernel's,
+ * which misses what is not written through QEMU's mapping. */
 DirtyLog *guest_ram_dirty_log(GuestRam *ram, size_t i, uint32_t page_size,
-                              GError **errp);
+                              bool compare, GError **errp);
 /* "pagemap" or "compare", and for the latter why; static or borrowed. */
 const char *guest_ram_log_kind(const GuestRam *ram, const char **why);
 

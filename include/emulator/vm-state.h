@@ -39,8 +39,9 @@ bool emu_vm_ram_block_name(Emulator *emu, const char *id, char name[256],
  * later (g_strfreev), or NULL. */
 char **emu_vm_shared_memory(Emulator *emu, GError **errp);
 
-/* Is there a device whose backend writes to guest memory from another process? */
-bool emu_vm_has_vhost_user(Emulator *emu, bool *has, GError **errp);
+/* Who writes to guest memory without the kernel's log seeing it, in words (g_free);
+ * NULL: nobody. */
+bool emu_vm_unseen_writer(Emulator *emu, char **who, GError **errp);
 
 /* Stop the guest; disk requests in flight have ended when it returns.
  * @hidden: nobody sees the STOP, and the status stays "running"; then emu_vm_cont

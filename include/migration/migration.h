@@ -48,6 +48,7 @@ typedef struct {
     bool xbzrle;
     uint64_t xbzrle_cache_size;
     char *stall;                 /* why it does not converge, in words; or NULL */
+    char *why_compare;           /* memory, although the kernel has a log; or NULL */
     bool copies_drives;
     BlockMigStats drives;
 } MigrationInfo;

@@ -442,6 +442,11 @@ static void query_memdev(Command *c)
     g_string_assign(c->result, "[{\"id\": \"pc.ram\", \"share\": true}]");
 }
 
+static void query_nodes(Command *c)
+{
+    g_string_assign(c->result, "[{\"drv\": \"nbd\", \"cache\": {\"direct\": true}}]");
+}
+
 static void nothing(Command *c)
 {
 }
@@ -459,6 +464,7 @@ static const struct {
     { "qom-get", qom_get },
     { "human-monitor-command", hmp },
     { "query-memdev", query_memdev },
+    { "query-named-block-nodes", query_nodes },
     { "getfd", nothing }, /* the descriptor was taken as it came */
     { "migrate-set-capabilities", nothing },
     { "migrate-set-parameters", nothing },
