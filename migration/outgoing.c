@@ -84,6 +84,12 @@ static DeviceState *save_devices(Outgoing *o, GError **errp)
     if (!peripherals) {
         return NULL;
     }
+    if (!strcmp(status, "restore-vm")) {
+        /* QEMU 7.2 would abort, and the guest with it */
+        error_set(errp, "the guest stands still since a loadvm failed; 'cont' or "
+                  "another loadvm first");
+        return NULL;
+    }
     if (m->kept && !strcmp(status, "postmigrate") &&
         !strcmp(peripherals, m->kept_peripherals)) {
         return device_state_ref(m->kept);

@@ -134,6 +134,13 @@ def a_snapshot_of_before_can_be_loaded_after(t):
     for name in "a", "b":
         equal(vm.hmp("loadvm " + name), "", "loadvm " + name)
     equal(vm.qmp("query-status")["running"], True, "running")
+    # QEMU 7.2 aborts if it is asked for its state after a loadvm that failed
+    contains(vm.hmp("loadvm c"), "does not exist")
+    vm.qmp("migrate", uri="exec:cat > /dev/null")
+    contains(ended(vm, "failed")["error-desc"], "since a loadvm failed")
+    vm.qmp("cont")
+    vm.qmp("migrate", uri="exec:cat > /dev/null")
+    ended(vm)
     vm.quit()
 
 
