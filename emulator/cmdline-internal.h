@@ -45,6 +45,10 @@ bool emu_plan_monitors(EmuCmdline *cl, GError **errp);
 void emu_monitor_free(void *monitor);
 void emu_monitor_take(EmuCmdline *cl, EmuMonitor *monitor, int shared_fd);
 
+/* readconfig.c: true if the file of this -readconfig has one of the words, or
+ * can't be looked into; false for any other option. */
+bool emu_readconfig_may(const EmuOption *opt, const char *const *words);
+
 /* ram-plan.c: shared guest RAM (live migration), its place in the order. */
 void emu_plan_ram(EmuCmdline *cl);
 void emu_ram_free(void *ram);

@@ -534,7 +534,9 @@ static void plan_drive(EmuCmdline *cl, unsigned index, const Keyval *kv,
 
 static void warn_of_others(EmuCmdline *cl, const EmuOption *opt)
 {
-    if (emu_option_is(opt, "readconfig") && opt->arg) {
+    static const char *const words[] = {"[drive", "[mon", NULL};
+
+    if (emu_readconfig_may(opt, words)) {
         emu_cmdline_warn(cl, "drives and monitors in the file of -readconfig %s "
                              "stay QEMU's own",
                          opt->arg);

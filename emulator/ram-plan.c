@@ -270,6 +270,20 @@ static void plan_main(EmuCmdline *cl)
     g_ptr_array_add(cl->ram, ram);
 }
 
+/* Another machine has other names for its RAM. */
+static bool readconfig_may_set_up(const EmuCmdline *cl)
+{
+    static const char *const words[] = {"mem", "machine", "object",
+                                        "vhost-user", NULL};
+
+    for (guint i = 0; i < cl->options->len; i++) {
+        if (emu_readconfig_may(emu_cmdline_option(cl, i), words)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void emu_plan_ram(EmuCmdline *cl)
 {
     g_autofree char *backend = machine_value(cl, "memory-backend");
@@ -281,7 +295,7 @@ void emu_plan_ram(EmuCmdline *cl)
     } else if (have_option(cl, "mem-path")) {
         leave(cl, "-mem-path makes private memory (use a shared "
               "memory-backend-file)");
-    } else if (have_option(cl, "readconfig")) {
+    } else if (readconfig_may_set_up(cl)) {
         leave(cl, "-readconfig may set up memory");
     } else if (backend) {
         find_backend(cl, backend);

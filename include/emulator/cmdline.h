@@ -2,7 +2,7 @@
  * QEMU's command line, taken apart, rewritten and put together again.
  *
  * Three steps, so that --print-qemu-command and the unit tests can stop after
- * the second, which opens and creates nothing:
+ * the second, which opens nothing but files of -readconfig, and creates nothing:
  *
  *     emu_cmdline_parse   argv → options, each with its argument
  *     emu_cmdline_plan    which drives and monitors the sidecar takes over,
@@ -17,7 +17,7 @@
  * knows.  The exception is what only the sidecar can see (two users of stdio,
  * one of them ours; stdio and -daemonize).
  *
- * No threads, no I/O.  Facts about QEMU are those of version 7.2, checked
+ * No threads.  Facts about QEMU are those of version 7.2, checked
  * against the program.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later

@@ -6,6 +6,7 @@
 #include "emulator/cmdline.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define QMP " -chardev socket,id=qemu-sidecar-qmp,fd=7 " \
             "-mon chardev=qemu-sidecar-qmp,mode=control"
@@ -122,9 +123,42 @@ static void test_lines(void)
     }
 }
 
+/* A file of -readconfig with @text: is RAM left to QEMU, is there a warning? */
+static void check_readconfig(const char *text, bool left, bool warned)
+{
+    g_autofree char *path = NULL;
+    int fd = g_file_open_tmp(NULL, &path, NULL);
+    const char *const argv[] = {"q", "-nodefaults", "-readconfig", path, NULL};
+    g_autoptr(EmuCmdline) cl = NULL;
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    g_assert_true(g_file_set_contents(path, text, -1, NULL));
+    cl = emu_cmdline_parse(argv);
+    g_assert_true(emu_cmdline_plan(cl, NULL));
+    g_assert_cmpint(cl->ram_left != NULL, ==, left);
+    g_assert_cmpuint(cl->warnings->len, ==, warned ? 1 : 0);
+    unlink(path);
+}
+
+static void test_readconfig(void)
+{
+    check_readconfig("# USB\n[device \"ehci\"]\n  driver = \"ich9-usb-ehci1\"\n",
+                     false, false);
+    check_readconfig("", false, false);
+    check_readconfig("[drive \"d\"]\n file = \"f\"\n", false, true);
+    check_readconfig("[mon \"m\"]\n chardev = \"c\"\n", false, true);
+    check_readconfig("[memory]\n size = \"1G\"\n", true, false);
+    check_readconfig("[ machine]\n type = \"q35\"\n", true, false);
+    check_readconfig("[object \"o\"]\n", true, false);
+    check_readconfig("[device \"d\"]\n driver = \"pc-dimm\"\n memdev = \"m\"\n",
+                     true, false);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/ram-plan/lines", test_lines);
+    g_test_add_func("/ram-plan/readconfig", test_readconfig);
     return g_test_run();
 }
