@@ -81,6 +81,13 @@ const HmpCommand hmp_info_commands[] = {
         .run = hmp_info_migrate_parameters,
     },
     {
+        .name = "block-jobs",
+        .args_type = "",
+        .params = "",
+        .help = "show progress of ongoing block device operations",
+        .run = hmp_info_block_jobs,
+    },
+    {
         .name = "block-stream",
         .args_type = "",
         .params = "",
@@ -224,6 +231,20 @@ const HmpCommand hmp_commands[] = {
         .params = "value",
         .help = "set the limit of bandwidth (in bytes per second, default unit: MiB)",
         .run = hmp_migrate_set_speed,
+    },
+    {
+        .name = "block_job_cancel",
+        .args_type = "force:-f,device:B",
+        .params = "[-f] device",
+        .help = "stop an active background block operation (use -f to abort it immediately)",
+        .run = hmp_block_job_cancel,
+    },
+    {
+        .name = "block_job_set_speed",
+        .args_type = "device:B,speed:o",
+        .params = "device speed",
+        .help = "set maximum speed for a background block operation",
+        .run = hmp_block_job_set_speed,
     },
     {
         .name = "block_stream",

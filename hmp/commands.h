@@ -99,5 +99,8 @@ void hmp_block_stream(HmpContext *ctx, const HmpArgs *args);
 void hmp_block_stream_cancel(HmpContext *ctx, const HmpArgs *args);
 void hmp_snapshot_blkdev(HmpContext *ctx, const HmpArgs *args);
 void hmp_info_block_stream(HmpContext *ctx, const HmpArgs *args);
+void hmp_block_job_cancel(HmpContext *ctx, const HmpArgs *args);
+void hmp_block_job_set_speed(HmpContext *ctx, const HmpArgs *args);
+void hmp_info_block_jobs(HmpContext *ctx, const HmpArgs *args);
 
 #endif

@@ -297,6 +297,7 @@ static void test_ours(Fixture *f, gconstpointer data)
     assert_says(fd, "? info backup", "info backup  -- show backup status\r\n");
     assert_says(fd, "help boot_set", "boot_set bootdevice -- define\r\n");
     assert_says(fd, "help info", "info backup  -- show backup status\r\n"
+                "info block-jobs  -- show progress of ongoing block device operations\r\n"
                 "info block-stream  -- show the progress of image streaming\r\n"
                 "info cpus  -- show cpus\r\n"
                 "info history  -- show the command line history\r\n"
