@@ -213,7 +213,7 @@ static void put_stream(Incoming *in, QEMUFile *f)
     qemu_stream_put_footer(qs, f);
     qemu_stream_put_commands(qs, f);
     qemu_stream_put_ram(qs, f, QEMU_VM_SECTION_END);
-    ram_loader_put_foreign(in->loader, f);
+    ram_loader_put_foreign(in->loader, NULL, f);
     qemu_put_be64(f, RAM_SAVE_FLAG_EOS);
     qemu_stream_put_footer(qs, f);
     qemu_stream_put_rest(qs, f);

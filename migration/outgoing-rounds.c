@@ -60,6 +60,12 @@ static bool follow_parameters(Outgoing *o, GError **errp)
     return true;
 }
 
+static void start_measuring(Outgoing *o)
+{
+    o->window_start = g_get_monotonic_time();
+    o->window_base = qemu_file_position(o->f);
+}
+
 static void measure(Outgoing *o)
 {
     MigrationManager *m = o->m;
@@ -272,10 +278,29 @@ static bool send_short_round(Outgoing *o, GError **errp)
     return send_ram(o, &o->cut, errp) && pass_on(o, errp);
 }
 
+bool outgoing_foreign_ram(Outgoing *o, GError **errp)
+{
+    const QemuStream *qs = &o->first->stream;
+    RamPosition pos = { 0 };
+    bool more = true;
+
+    start_measuring(o);
+    while (more) {
+        qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_PART);
+        more = ram_loader_put_foreign_part(o->first->foreign, &pos, o->f);
+        qemu_put_be64(o->f, RAM_SAVE_FLAG_EOS);
+        qemu_stream_put_footer(qs, o->f);
+        if (!qemu_file_ok(o->f, errp) || !pass_on(o, errp)) {
+            return false;
+        }
+        measure(o);
+    }
+    return true;
+}
+
 bool outgoing_rounds(Outgoing *o, GError **errp)
 {
-    o->window_start = g_get_monotonic_time();
-    o->window_base = qemu_file_position(o->f);
+    start_measuring(o);
     for (;;) {
         bool enough;
 

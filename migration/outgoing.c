@@ -435,7 +435,8 @@ static bool send_what_is_left(Outgoing *o, GError **errp)
     return qemu_fflush(o->f, errp);
 }
 
-/* The blocks that QEMU keeps to itself, and the end of the section. */
+/* What has changed in the blocks that QEMU keeps to itself, and the end of the
+ * section. */
 static void put_foreign_ram(Outgoing *o, const DeviceState *ds)
 {
     const QemuStream *qs = &o->first->stream;
@@ -445,7 +446,7 @@ static void put_foreign_ram(Outgoing *o, const DeviceState *ds)
     }
     qemu_stream_put_commands(&ds->stream, o->f);
     qemu_stream_put_ram(qs, o->f, QEMU_VM_SECTION_END);
-    ram_loader_put_foreign(ds->foreign, o->f);
+    ram_loader_put_foreign(ds->foreign, o->first->foreign, o->f);
     qemu_put_be64(o->f, RAM_SAVE_FLAG_EOS);
     qemu_stream_put_footer(qs, o->f);
 }
@@ -640,7 +641,8 @@ static bool migrate(Outgoing *o, GError **errp)
     m->setup_us = g_get_monotonic_time() - m->start_us;
     pthread_mutex_unlock(&m->lock);
     migration_set_status(m, MIGRATION_STATUS_ACTIVE);
-    return outgoing_rounds(o, errp) && meet(o, errp) && complete(o, errp);
+    return outgoing_foreign_ram(o, errp) && outgoing_rounds(o, errp) &&
+        meet(o, errp) && complete(o, errp);
 }
 
 static void clear(Outgoing *o)

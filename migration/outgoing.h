@@ -35,6 +35,9 @@ typedef struct {
     gint64 scan_us;    /* what asking the log takes at least */
 } Outgoing;
 
+/* Sends what the first look has shown of the blocks that QEMU keeps to itself; some
+ * are large (video memory), and mostly they don't change. */
+bool outgoing_foreign_ram(Outgoing *o, GError **errp);
 /* Sends drives and RAM while the guest runs, until what is left fits the downtime
  * limit. */
 bool outgoing_rounds(Outgoing *o, GError **errp);

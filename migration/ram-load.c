@@ -139,7 +139,7 @@ static bool G_GNUC_PRINTF(3, 4) bad(QEMUFile *f, GError **errp,
     return false;
 }
 
-static LoadBlock *block_by_name(RamLoader *l, const char *name)
+static LoadBlock *block_by_name(const RamLoader *l, const char *name)
 {
     for (guint i = 0; i < l->blocks->len; i++) {
         LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, i);
@@ -381,17 +381,19 @@ bool ram_loader_load(RamLoader *l, QEMUFile *f, GError **errp)
 
 /* ---- what goes on to QEMU ------------------------------------------------------ */
 
-static void put_foreign_page(RamLoader *l, QEMUFile *f, LoadBlock *lb,
-                             uint64_t offset)
+static void put_foreign_page(const RamLoader *l, QEMUFile *f, const LoadBlock *lb,
+                             uint64_t nr)
 {
-    bool zero = buffer_is_zero(lb->host + offset, l->page_size);
+    const uint8_t *page = lb->host + nr * l->page_size;
+    bool zero = buffer_is_zero(page, l->page_size);
 
-    qemu_put_be64(f, offset | (zero ? RAM_SAVE_FLAG_ZERO : RAM_SAVE_FLAG_PAGE));
+    qemu_put_be64(f, nr * l->page_size |
+                  (zero ? RAM_SAVE_FLAG_ZERO : RAM_SAVE_FLAG_PAGE));
     qemu_put_counted_string(f, lb->b.idstr);
     if (zero) {
         qemu_put_byte(f, 0);
     } else {
-        qemu_put_buffer(f, lb->host + offset, l->page_size);
+        qemu_put_buffer(f, page, l->page_size);
     }
 }
 
@@ -412,18 +414,54 @@ void ram_loader_put_list(RamLoader *l, QEMUFile *f)
     qemu_put_be64(f, RAM_SAVE_FLAG_EOS);
 }
 
-void ram_loader_put_foreign(RamLoader *l, QEMUFile *f)
+/* The next page that came for a block without host; false: none. */
+static bool next_foreign(const RamLoader *l, RamPosition *pos)
 {
-    for (guint i = 0; i < l->blocks->len; i++) {
-        LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, i);
-        Bitmap *received = lb->received;
+    for (; pos->block < l->blocks->len; pos->block++, pos->page = 0) {
+        const LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, pos->block);
 
-        if (lb->b.host) {
-            continue;
-        }
-        for (uint64_t nr = bitmap_next_set(received, 0); nr < received->size;
-             nr = bitmap_next_set(received, nr + 1)) {
-            put_foreign_page(l, f, lb, nr * l->page_size);
+        if (!lb->b.host) {
+            pos->page = bitmap_next_set(lb->received, pos->page);
+            if (pos->page < lb->received->size) {
+                return true;
+            }
         }
     }
+    return false;
+}
+
+static bool is_known(const RamLoader *known, const LoadBlock *lb, uint64_t nr)
+{
+    const LoadBlock *theirs = known ? block_by_name(known, lb->b.idstr) : NULL;
+    uint64_t offset;
+
+    if (!theirs || theirs->b.host || theirs->b.length != lb->b.length ||
+        !bitmap_test(theirs->received, nr)) {
+        return false;
+    }
+    offset = nr * known->page_size;
+    return !memcmp(theirs->host + offset, lb->host + offset, known->page_size);
+}
+
+void ram_loader_put_foreign(const RamLoader *l, const RamLoader *known, QEMUFile *f)
+{
+    for (RamPosition pos = { 0 }; next_foreign(l, &pos); pos.page++) {
+        const LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, pos.block);
+
+        if (!is_known(known, lb, pos.page)) {
+            put_foreign_page(l, f, lb, pos.page);
+        }
+    }
+}
+
+bool ram_loader_put_foreign_part(const RamLoader *l, RamPosition *pos, QEMUFile *f)
+{
+    while (!qemu_file_rate_exceeded(f) && !qemu_file_error(f)) {
+        if (!next_foreign(l, pos)) {
+            return false;
+        }
+        put_foreign_page(l, f, &g_array_index(l->blocks, LoadBlock, pos->block),
+                         pos->page++);
+    }
+    return true;
 }

@@ -105,7 +105,15 @@ bool ram_loader_load(RamLoader *l, QEMUFile *f, GError **errp);
 void ram_loader_skip_list(RamLoader *l);
 /* Put the list of blocks as it was read, with its end mark. */
 void ram_loader_put_list(RamLoader *l, QEMUFile *f);
-/* Put the pages kept for blocks without host as records (no end mark). */
-void ram_loader_put_foreign(RamLoader *l, QEMUFile *f);
+/* Put the pages kept for blocks without host as records (no end mark); but for those
+ * that are as in @known, which the other end has (NULL: nothing). */
+void ram_loader_put_foreign(const RamLoader *l, const RamLoader *known, QEMUFile *f);
+/* The same, as much as the file's rate slice allows, from *@pos on (begin with zeros);
+ * false: that was the last of them. */
+typedef struct {
+    guint block;
+    uint64_t page;
+} RamPosition;
+bool ram_loader_put_foreign_part(const RamLoader *l, RamPosition *pos, QEMUFile *f);
 
 #endif

@@ -50,7 +50,7 @@ static void put_again(const QemuStream *qs, RamLoader *l)
 
     qemu_stream_put_header(qs, f);
     ram_loader_put_list(l, f);
-    ram_loader_put_foreign(l, f);
+    ram_loader_put_foreign(l, NULL, f);
     qemu_stream_put_rest(qs, f);
     qemu_file_close(f, NULL);
     g_byte_array_unref(out);

@@ -140,6 +140,40 @@ def from_a_plain_qemu_with_xbzrle(t):
     from_plain(t, True)
 
 
+@test
+def the_screen_goes_along(t):
+    """Video memory is QEMU's own.  What the first look has seen of it is sent while the
+    guest runs, and what changes afterwards at the end."""
+    screen, pages = 0xfd000000, 8
+    path = t.path("s")
+    src = busy_source(t, options=["-vga", "std"])
+
+    def paint(page, value):
+        src.guest.run(f"busybox devmem {screen + page * 4096 + 8 * page} 64 {value}")
+
+    def painted(vm):
+        file = t.path(vm.name + ".screen")
+        vm.qmp("pmemsave", val=screen, size=pages * 4096, filename=file)
+        with open(file, "rb") as f:
+            return f.read()
+
+    for page in range(3):
+        paint(page, 0x1111)
+    dst = twin(t, src, "unix:" + path)
+    slow_rounds(src, "unix:" + path, 1)
+    for page, value in ((1, 0x2222), (2, 0), (3, 0x3333)):
+        paint(page, value)
+    src.qmp("migrate_set_downtime", value=30)
+    ended(src)
+    arrived(dst)
+    same = painted(src)
+    equal(painted(dst) == same, True, "the same screen")
+    equal([int.from_bytes(same[p * 4096 + p * 8:][:8], "little") for p in range(4)],
+          [0x1111, 0x2222, 0, 0x3333])
+    src.quit()
+    dst.quit()
+
+
 @test(limit=300)
 def to_and_fro(t):
     """Between two sidecars, each time with a new one."""

@@ -136,7 +136,7 @@ static void together(void)
     qemu_stream_put_footer(&qs, f);
     qemu_stream_put_commands(&qs, f);
     qemu_stream_put_ram(&qs, f, QEMU_VM_SECTION_END);
-    ram_loader_put_foreign(l, f);
+    ram_loader_put_foreign(l, NULL, f);
     qemu_put_be64(f, RAM_SAVE_FLAG_EOS);
     qemu_stream_put_footer(&qs, f);
     qemu_stream_put_rest(&qs, f);
