@@ -126,8 +126,14 @@ static void remember_cpu(HmpContext *ctx, const char *p)
 static bool run_qemus(HmpContext *ctx, const char *line, const char *name,
                       const char *rest, GError **errp)
 {
-    g_autofree char *text = hmp_pass_through(ctx, line, errp);
+    g_autofree char *text = NULL;
+    GError *err = NULL;
 
+    if (!monitor_may_pass(ctx->mon->set, name, &err)) {
+        hmp_report_error(ctx, err);
+        return true;
+    }
+    text = hmp_pass_through(ctx, line, errp);
     if (!text) {
         return false;
     }

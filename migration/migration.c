@@ -95,6 +95,16 @@ static bool is_running(MigrationManager *m)
     return running;
 }
 
+bool migration_is_outgoing(MigrationManager *m)
+{
+    bool outgoing;
+
+    pthread_mutex_lock(&m->lock);
+    outgoing = m->running && !m->incoming;
+    pthread_mutex_unlock(&m->lock);
+    return outgoing;
+}
+
 void migration_manager_stop(MigrationManager *m)
 {
     pthread_mutex_lock(&m->lock);

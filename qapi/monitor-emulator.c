@@ -3,11 +3,23 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
+#include "migration/migration.h"
 #include "monitor-internal.h"
 #include "qapi/qapi-commands.h"
 #include "util/error.h"
 #include "qmp-protocol.h"
 #include <string.h>
+
+/* QEMU refuses this while it migrates; but it is not QEMU who does. */
+bool monitor_may_pass(MonitorSet *set, const char *command, GError **errp)
+{
+    if ((strcmp(command, "device_add") && strcmp(command, "device_del")) || !set->sc ||
+        !set->sc->migration || !migration_is_outgoing(set->sc->migration)) {
+        return true;
+    }
+    error_set(errp, "%s not allowed while migrating", command);
+    return false;
+}
 
 /* ---- the real one -------------------------------------------------------- */
 

@@ -87,6 +87,8 @@ typedef struct MonitorEmulator {
     void *opaque;
 } MonitorEmulator;
 
+/* May a command of QEMU's go to it now?  Any thread. */
+bool monitor_may_pass(MonitorSet *set, const char *command, GError **errp);
 /* As emu_qmp_call, with descriptors.  A NULL emulator knows no command.  Any
  * thread but the main one. */
 json_object *monitor_emulator_call(MonitorSet *set, const char *command,

@@ -145,6 +145,9 @@ static void begin_request(QmpClient *client, json_object *message)
     if (qmp_parse_request(message, request, &err)) {
         pending->command = find_command(client, request->command, &err);
     }
+    if (!err && !pending->command) {
+        monitor_may_pass(client->common.set, request->command, &err);
+    }
     if (err) {
         qmp_finish(pending, qmp_error(err, request->has_id, request->id));
         g_error_free(err);

@@ -92,6 +92,8 @@ void migration_cancel(MigrationManager *mgr);
  * Not on the main thread. */
 bool migration_wait(MigrationManager *mgr, GError **errp);
 void migration_query(MigrationManager *mgr, MigrationInfo *info);
+/* Is one under way?  Any thread. */
+bool migration_is_outgoing(MigrationManager *mgr);
 
 void migration_get_parameters(MigrationManager *mgr, MigrationParameters *p);
 /* Also while a migration runs (but xbzrle itself only takes effect with the

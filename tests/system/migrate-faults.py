@@ -317,6 +317,24 @@ def a_dead_destination_or_source(t):
 
 
 @test
+def no_device_is_plugged_meanwhile(t):
+    """The destination would have to have it from the beginning: QEMU's words."""
+    vm = VM(t, guest=False, options=["-device", "pcie-root-port,id=rp1"]).start()
+    vm.qmp("migrate_set_speed", value=1024)
+    vm.qmp("migrate", uri="exec:cat > /dev/null")
+    wait_for(lambda: status(vm) == "active", "the rounds")
+    device = {"driver": "virtio-rng-pci", "bus": "rp1", "id": "late"}
+    for said in (vm.qmp.error("device_add", **device).desc,
+                 vm.hmp("device_add virtio-rng-pci,bus=rp1"),
+                 vm.hmp("device_del late")):
+        contains(said, "not allowed while migrating")
+    vm.qmp("migrate_cancel")
+    ended(vm, "cancelled")
+    vm.qmp("device_add", **device)
+    vm.quit()
+
+
+@test
 def quitting_during_a_migration_ends_both(t):
     src = busy(t)
     src.qmp("migrate_set_speed", value=5 << 20)
