@@ -41,6 +41,7 @@ help:
 	@echo 'make check-asan   unit tests under ASan and UBSan;  check-tsan: under TSan'
 	@echo 'make check-long   the long loops'
 	@echo 'make bench        ratios against other tools, as a table'
+	@echo 'make clean        removes what was built;  distclean: the whole of build/'
 	@echo 'make install      to PREFIX (./configure --prefix=...), DESTDIR honoured'
 
 # Configure by itself when nobody has; again when configure changed.  This runs
@@ -95,7 +96,7 @@ $(BUILD)/tools/%: $(BUILD)/obj/tests/tools/%.o $(LIBRARY)
 
 -include tests/tests.mk
 
-.PHONY: install clean
+.PHONY: install clean distclean
 install: TO = $(DESTDIR)$(PREFIX)
 install: all
 	install -d "$(TO)/bin" "$(TO)/share/man/man1" "$(TO)/lib/qemu-sidecar"
@@ -105,5 +106,10 @@ install: all
 
 clean:
 	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/tools $(BUILD)/bench $(BUILD)/fuzz $(LIBRARY) $(PROGRAMS) $(AGENT) $(GENERATED)
+
+# Guests and downloaded packages too.
+distclean: clean
+	rm -rf $(addprefix $(BUILD)/,config-host.h config-host.mak qapi guest demo cache)
+	-@rmdir $(BUILD) 2>/dev/null
 
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
