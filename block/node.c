@@ -253,7 +253,8 @@ bool bdrv_inactivate(BlockNode *bs, GError **errp)
         }
     }
     tracked_request_end(&bs->priv->tracker, &req);
-    return ret == 0 && (!bs->file || bdrv_inactivate(bs->file, errp));
+    return ret == 0 && (!bs->file || bdrv_inactivate(bs->file, errp)) &&
+           (!bs->backing || bdrv_inactivate(bs->backing, errp));
 }
 
 const char *bdrv_filename(const BlockNode *bs)

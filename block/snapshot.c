@@ -102,6 +102,8 @@ static bool change_over(Part *parts, size_t n, GError **errp)
     }
     for (size_t i = 0; i < n && ret == 0; i++) {
         bdrv_set_backing(parts[i].overlay, bdrv_ref(parts[i].under));
+        /* whoever opens it again with its flags wants all of it */
+        parts[i].overlay->flags &= ~BDRV_O_NO_BACKING;
         blk_set_node(blks[i], parts[i].overlay);
     }
     blk_drained_end(blks, n);

@@ -92,7 +92,9 @@ void bdrv_unref(BlockNode *bs);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BlockNode, bdrv_unref)
 
 /* Flush, then close the image's file but keep the node (a hand-over between
- * two hosts); later I/O gives -ENOMEDIUM.  False if the flush failed. */
+ * two hosts); later I/O gives -ENOMEDIUM.  So are its backing files closed: one
+ * that a snapshot put below it is still locked for writing.  False if the flush
+ * failed. */
 bool bdrv_inactivate(BlockNode *bs, GError **errp);
 
 /* As the user gave it, for messages and queries; borrowed. */

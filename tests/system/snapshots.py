@@ -10,6 +10,7 @@ import os
 
 from lib.backup import Cut, leftovers
 from lib.guest import make_image
+from lib.migration import arrived, ended
 from lib.tap import contains, equal, main, test, writer_of
 from lib.vm import VM
 
@@ -229,6 +230,49 @@ def internal_snapshots_and_bitmaps_are_listed_as_by_qemu(t):
             equal(len(image["snapshots"]), count)
     equal([b["flags"] for b in got[1]["format-specific"]["data"]["bitmaps"]],
           [["in-use", "auto"], ["in-use"], ["in-use", "auto"]])
+
+
+def qemu_io(vm, command):
+    """Only mistakes come back; what it does is said on QEMU's stdout."""
+    equal(vm.qmp.hmp(f'qemu-io drive0 "{command}"').strip(), "", command)
+
+
+@test
+def what_lies_below_is_there_when_images_come_back(t):
+    """The images were given away by a migration into a file, and the guest goes
+    on here."""
+    vm = VM(t, sizes=[MIB], guest=False).start()
+    qemu_io(vm, "write -P 7 0 128k")
+    for i in range(2):
+        path = t.path(f"over{i}")
+        vm.qmp("blockdev-snapshot-sync", device="drive0", snapshot_file=path,
+               format="qcow2")
+        vm.qmp("migrate", uri="exec:cat >/dev/null")
+        ended(vm)
+        vm.qmp("cont")
+        qemu_io(vm, f"write -P 8 {(i + 1) * 4}k 4k")
+    vm.quit()
+    t.run("qemu-io", "-f", "qcow2", "-c", "read -P 7 0 4k", "-c", "read -P 8 4k 8k",
+          "-c", "read -P 7 12k 116k", path)
+
+
+@test
+def what_lies_below_is_handed_over(t):
+    src = VM(t, sizes=[MIB], guest=False, name="src").start()
+    qemu_io(src, "write -P 7 0 128k")
+    path, uri = t.path("over"), "unix:" + t.path("socket")
+    src.qmp("blockdev-snapshot-sync", device="drive0", snapshot_file=path, format="qcow2")
+    dst = VM(t, drives=[f"file={path},format=qcow2,if=virtio,id=drive0"], guest=False,
+             name="dst", options=["-incoming", uri]).start(wait=False)
+    dst.qmp("query-status")
+    src.qmp("migrate", uri=uri)
+    ended(src)
+    arrived(dst)
+    qemu_io(dst, "write -P 8 8k 4k")
+    dst.quit()
+    src.quit()
+    t.run("qemu-io", "-f", "qcow2", "-c", "read -P 7 0 8k", "-c", "read -P 8 8k 4k",
+          "-c", "read -P 7 12k 116k", path)
 
 
 main()
