@@ -238,7 +238,8 @@ static const BlockJobOps stream_ops = {
 
 /* ---- start -------------------------------------------------------------------------- */
 
-/* @name as the image above has it, or a path. */
+/* @name as the image above has it, or a path: from where we are or, as QEMU takes
+ * it, from where that image is. */
 static bool find_base(Stream *s, const char *name, GError **errp)
 {
     g_autofree char *wanted = g_canonicalize_filename(name, NULL);
@@ -248,8 +249,11 @@ static bool find_base(Stream *s, const char *name, GError **errp)
             bs->drv->backing_file(bs, &format) : NULL;
         g_autofree char *path =
             g_canonicalize_filename(bdrv_path(bs->backing), NULL);
+        g_autofree char *above = g_canonicalize_filename(bdrv_path(bs), NULL);
+        g_autofree char *folder = g_path_get_dirname(above);
+        g_autofree char *beside = g_canonicalize_filename(name, folder);
 
-        if (!g_strcmp0(given, name) || !strcmp(path, wanted)) {
+        if (!g_strcmp0(given, name) || !strcmp(path, wanted) || !strcmp(path, beside)) {
             s->base = bdrv_ref(bs->backing);
             s->base_name = g_steal_pointer(&path);
             return true;
