@@ -47,6 +47,7 @@ typedef struct {
     DriveWatch *watch;
     int daemon_fd;         /* of -daemonize, else -1 */
     sigset_t old_mask;
+    struct rlimit old_files;
     int signal_fd;
     guint signal_source;
     bool ended;            /* QEMU has… */
@@ -354,6 +355,7 @@ static bool start_qemu(Program *p, GError **errp)
         .relay_output = p->cl->daemonize,
         .guard = p->cl->runas,
         .umask = p->cl->daemonize ? 027 : -1,
+        .open_files = &p->old_files,
         .before_exec = allow_pid,
         .opaque = p,
     };
@@ -507,6 +509,19 @@ static void open_std_fds(void)
     }
 }
 
+/* A drive, a connection, a monitor: each takes descriptors beside those that QEMU
+ * takes for them, and without one QEMU would wait for its drives for ever.  So as
+ * many as we may; QEMU's own limit stays what it was. */
+static void raise_open_files(Program *p)
+{
+    struct rlimit most;
+
+    getrlimit(RLIMIT_NOFILE, &p->old_files);
+    most = p->old_files;
+    most.rlim_cur = most.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &most);
+}
+
 static int run(Program *p, const char *const *argv)
 {
     g_autoptr(GError) error = NULL;
@@ -523,6 +538,7 @@ static int run(Program *p, const char *const *argv)
      * they stop; they must not end the VM. */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
+    raise_open_files(p);
     if (!emu_cmdline_plan(p->cl, &error)) {
         fprintf(stderr, "qemu-sidecar: %s\n", error->message);
         return 1;

@@ -308,6 +308,7 @@ bool emu_start(Emulator *emu, const EmuStart *start, GError **errp)
         .guard = start->guard,
         .umask = start->umask,
         .environ = start->environ,
+        .open_files = start->open_files,
         .before_exec = start->before_exec,
         .opaque = start->opaque,
     };

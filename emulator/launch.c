@@ -28,6 +28,7 @@
 #include <linux/close_range.h>
 #include <stdint.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -65,6 +66,9 @@ G_NORETURN static void run_child(const EmuLaunch *l, int go, int report)
     }
     if (l->umask >= 0) {
         umask(l->umask);
+    }
+    if (l->open_files) {
+        setrlimit(RLIMIT_NOFILE, l->open_files);
     }
     reset_signals(l->mask);
     if (l->environ) {

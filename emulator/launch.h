@@ -9,6 +9,7 @@
 #include <glib.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 
 typedef struct {
@@ -20,6 +21,7 @@ typedef struct {
     bool guard;            /* QEMU changes its user id: see launch.c */
     int umask;             /* -1: ours */
     char *const *environ;  /* NULL: ours */
+    const struct rlimit *open_files; /* NULL: ours */
     /* Runs when the pid is known, before QEMU's first instruction. */
     void (*before_exec)(void *opaque, pid_t pid);
     void *opaque;

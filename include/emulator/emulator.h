@@ -12,6 +12,7 @@
 #include <json-c/json.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 
 typedef struct Emulator Emulator;
@@ -74,6 +75,7 @@ typedef struct {
     bool guard;           /* QEMU will change its user id (-runas) */
     int umask;            /* -1: ours */
     char *const *environ; /* NULL: ours */
+    const struct rlimit *open_files; /* NULL: ours */
     /* The pid is known and QEMU has not run yet. */
     void (*before_exec)(void *opaque, pid_t pid);
     void *opaque;

@@ -5,6 +5,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import subprocess
 from lib.guest import make_image
 from lib.qmp import QMP
 from lib.tap import BUILD, TREE, contains, equal, main, program, test, wait_for
+from lib.vm import VM
 
 QEMU = "qemu-system-x86_64"
 SIDECAR = program("qemu-sidecar")
@@ -68,6 +70,20 @@ def quit_vm(qmp):
     except EOFError:
         pass
     qmp.close()
+
+
+@test
+def few_descriptors_are_enough(t):
+    """A limit that does for QEMU does with the sidecar, and is still QEMU's."""
+    limit = (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    vm = VM(t, sizes=[1 << 20] * 12, guest=False)
+    vm.preexec = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    vm.start()
+    pid = vm.process.pid
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
+        qemu = int(f.read().split()[0])
+    equal(resource.prlimit(qemu, resource.RLIMIT_NOFILE), limit)
+    vm.quit()
 
 
 @test
