@@ -15,6 +15,8 @@
 #define FILL_ROUNDS 4          /* of them, for the cache alone */
 #define FEW_PAGES 64           /* sent in less time than a round takes */
 #define MOST_FLUSHES 4         /* a guest that writes to its drives must get there too */
+#define QUICK_FLUSH_US 5000    /* in which a guest writes little */
+#define SLICES 10              /* of a second: so much passes the limit at once */
 
 /* A section of what the drives' pass has left, if anything. */
 static bool send_drives(Outgoing *o, bool *more, GError **errp)
@@ -232,6 +234,18 @@ static bool fits(Outgoing *o)
     return pending <= fit;
 }
 
+/* Can short rounds get to all that is left?  One does, or a few that fill the cache. */
+static bool is_short(Outgoing *o)
+{
+    MigrationManager *m = o->m;
+    uint64_t slice;
+
+    pthread_mutex_lock(&m->lock);
+    slice = m->bandwidth / SLICES;
+    pthread_mutex_unlock(&m->lock);
+    return all_pending(o) <= slice * (o->params.xbzrle ? FILL_ROUNDS : 1);
+}
+
 /*
  * What is left fits.  Is it worth another round, because the pause would be
  * shorter still?  The first one is always made; further ones while they bring
@@ -246,6 +260,9 @@ static bool may_shrink(Outgoing *o)
     RamStats st;
     bool fills;
 
+    if (!is_short(o)) {
+        return false;
+    }
     ram_saver_stats(o->saver, &st);
     o->left = st.remaining;
     o->misses = st.cache_miss;
@@ -258,18 +275,18 @@ static bool may_shrink(Outgoing *o)
 /*
  * The end is near: are the drives flushed?  So that it does not take long when the
  * guest is stopped, it is done before; but it may take seconds now, in which the
- * guest writes to its memory, so another round follows.  What fails fails again.
+ * guest writes to its memory: then another round follows.  What fails fails again.
  */
 static bool flushed(Outgoing *o)
 {
-    bool was = o->flushed || o->flushes == MOST_FLUSHES;
+    gint64 start = g_get_monotonic_time();
 
-    if (!was) {
+    if (!o->flushed && o->flushes < MOST_FLUSHES) {
         emu_flush_drives(o->m->cfg.block);
         o->flushes++;
     }
     o->flushed = true;
-    return was;
+    return g_get_monotonic_time() - start < QUICK_FLUSH_US;
 }
 
 /* As much of what is left as may be sent at once. */
