@@ -16,7 +16,6 @@
 #define FEW_PAGES 64           /* sent in less time than a round takes */
 #define MOST_FLUSHES 4         /* a guest that writes to its drives must get there too */
 #define QUICK_FLUSH_US 5000    /* in which a guest writes little */
-#define SLICES 10              /* of a second: so much passes the limit at once */
 
 /* A section of what the drives' pass has left, if anything. */
 static bool send_drives(Outgoing *o, bool *more, GError **errp)
@@ -241,14 +240,14 @@ static bool is_short(Outgoing *o)
     uint64_t slice;
 
     pthread_mutex_lock(&m->lock);
-    slice = m->bandwidth / SLICES;
+    slice = m->bandwidth * QEMU_FILE_SLICE_US / G_USEC_PER_SEC;
     pthread_mutex_unlock(&m->lock);
     return all_pending(o) <= slice * (o->params.xbzrle ? FILL_ROUNDS : 1);
 }
 
 /*
  * What is left fits.  Is it worth another round, because the pause would be
- * shorter still?  The first one is always made; further ones while they bring
+ * shorter still?  The first one is made if it can get to all of it; further ones while they bring
  * the number of pages down, and a few if they have not got to all pages and still
  * find many that are not in the XBZRLE cache: those are long, once.  In all of a
  * migration only some, so that a guest whose writes come and go does not keep us

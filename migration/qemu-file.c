@@ -26,7 +26,6 @@
  * takes 9 and 32 KiB takes 9. */
 #define BUFFER_SIZE (128 * 1024)
 #define RESERVE_MAX (64 * 1024)
-#define SLICE_US (100 * 1000)
 
 struct QEMUFile {
     const QEMUFileOps *ops;
@@ -251,7 +250,7 @@ bool qemu_file_rate_exceeded(QEMUFile *f)
     uint64_t limit = __atomic_load_n(&f->limit, __ATOMIC_RELAXED);
 
     return limit && f->position - f->slice_base >=
-        MAX(limit / (G_USEC_PER_SEC / SLICE_US), 1);
+        MAX(limit / (G_USEC_PER_SEC / QEMU_FILE_SLICE_US), 1);
 }
 
 /* A slice that was not used up leaves nothing over; one that was overrun (a
@@ -259,7 +258,7 @@ bool qemu_file_rate_exceeded(QEMUFile *f)
 static void next_slice(QEMUFile *f, gint64 now)
 {
     uint64_t limit = __atomic_load_n(&f->limit, __ATOMIC_RELAXED);
-    uint64_t share = limit / (G_USEC_PER_SEC / SLICE_US);
+    uint64_t share = limit / (G_USEC_PER_SEC / QEMU_FILE_SLICE_US);
     uint64_t put = f->position - f->slice_base;
 
     f->slice_base = limit && put > share && put < 2 * share ?
@@ -269,7 +268,7 @@ static void next_slice(QEMUFile *f, gint64 now)
 
 bool qemu_file_wait_slice(QEMUFile *f, GError **errp)
 {
-    gint64 end = f->slice_start + SLICE_US;
+    gint64 end = f->slice_start + QEMU_FILE_SLICE_US;
     uint64_t limit = __atomic_load_n(&f->limit, __ATOMIC_RELAXED);
     struct timespec until = {
         .tv_sec = end / G_USEC_PER_SEC,

@@ -430,25 +430,35 @@ static bool next_foreign(const RamLoader *l, RamPosition *pos)
     return false;
 }
 
-static bool is_known(const RamLoader *known, const LoadBlock *lb, uint64_t nr)
+/* The block that pages of @lb are compared with, or NULL. */
+static const LoadBlock *known_block(const RamLoader *known, const LoadBlock *lb)
 {
     const LoadBlock *theirs = known ? block_by_name(known, lb->b.idstr) : NULL;
-    uint64_t offset;
 
-    if (!theirs || theirs->b.host || theirs->b.length != lb->b.length ||
-        !bitmap_test(theirs->received, nr)) {
-        return false;
-    }
-    offset = nr * known->page_size;
-    return !memcmp(theirs->host + offset, lb->host + offset, known->page_size);
+    return theirs && !theirs->b.host && theirs->b.length == lb->b.length ? theirs : NULL;
+}
+
+static bool same_page(const RamLoader *l, const LoadBlock *a, const LoadBlock *b,
+                      uint64_t nr)
+{
+    uint64_t offset = nr * l->page_size;
+
+    return bitmap_test(b->received, nr) &&
+        !memcmp(a->host + offset, b->host + offset, l->page_size);
 }
 
 void ram_loader_put_foreign(const RamLoader *l, const RamLoader *known, QEMUFile *f)
 {
-    for (RamPosition pos = { 0 }; next_foreign(l, &pos); pos.page++) {
-        const LoadBlock *lb = &g_array_index(l->blocks, LoadBlock, pos.block);
+    const LoadBlock *lb = NULL, *theirs = NULL;
 
-        if (!is_known(known, lb, pos.page)) {
+    for (RamPosition pos = { 0 }; next_foreign(l, &pos); pos.page++) {
+        const LoadBlock *at = &g_array_index(l->blocks, LoadBlock, pos.block);
+
+        if (at != lb) {
+            lb = at;
+            theirs = known_block(known, lb);
+        }
+        if (!theirs || !same_page(l, lb, theirs, pos.page)) {
             put_foreign_page(l, f, lb, pos.page);
         }
     }

@@ -76,6 +76,8 @@ uint8_t *qemu_put_reserve(QEMUFile *f, size_t len);
 void qemu_put_reserved(QEMUFile *f, size_t used);
 bool qemu_fflush(QEMUFile *f, GError **errp);
 
+#define QEMU_FILE_SLICE_US (100 * 1000)
+
 /*
  * Bandwidth: at most @bytes_per_second (0: no limit) averaged over slices of
  * 100 ms.  May be changed from any thread at any time.

@@ -239,7 +239,7 @@ def a_wrong_image_is_refused(t):
     right = src.sizes[0]
     # too small: the first chunk behind its end may come before the length does
     for name, word, changes in (
-            ("small", "drive 'drive0'", {"sizes": [4 * MIB]}),
+            ("small", f"{4 * MIB} here", {"sizes": [4 * MIB]}),
             ("large", "length mismatch", {"sizes": [right + SECTOR]}),
             ("none", "drive0", {"sizes": []}),
             ("other", "drive0", {"sizes": [], "drives": [
